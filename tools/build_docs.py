@@ -1,0 +1,234 @@
+"Build the site into `_docs/`, and write or check README.md, from the notebooks"
+import json, os, posixpath, re, shutil, subprocess, sys, tempfile
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import yaml
+from execnb.nbio import read_nb
+from fastcore.script import call_parse
+from nbdev.config import get_config
+from nbdev.doclinks import _build_modidx, _nbpath2html
+from nbdev.processors import FilterDefaults
+from nbdev.quarto import _def_file_re, nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+top = Path(__file__).resolve().parent.parent
+
+def docs_url():
+    "Address of the published site, ending in a slash"
+    cfg = get_config()
+    return f'{cfg.doc_host}{cfg.doc_baseurl}'.rstrip('/') + '/'
+
+def page_name(
+    notebook, # A notebook's name, such as `00_architecture.ipynb`
+): # The name nbdev gives its page, such as `architecture.ipynb`
+    "A notebook's name without its number"
+    return _nbpath2html(Path(notebook)).with_suffix('.ipynb').name
+
+# Staging
+
+def map_prose(
+    nb, # A notebook, changed in place
+    fn, # Text to text
+):
+    "Apply `fn` to a notebook's markdown: its cells and its outputs"
+    for cell in nb['cells']:
+        if cell['cell_type'] == 'markdown': cell['source'] = fn(''.join(cell['source']))
+        for out in cell.get('outputs', []):
+            data = out.get('data', {})
+            if 'text/markdown' in data: data['text/markdown'] = fn(''.join(data['text/markdown']))
+
+def edit_notebook(path, fn):
+    "Apply `fn` to the markdown of the notebook in a file"
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    map_prose(nb, fn)
+    path.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding='utf-8')
+
+def plain_code(
+    markdown, # Text with fenced code, in which nbdev links names as it does in prose, and prefixes classes of the notebook's own
+): # The text with those names plain
+    "Take Markdown links and `__main__` out of fenced code"
+    def plain(match): return re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0]).replace('__main__.', '')
+    return re.sub(r'^(```+).*?^\1', plain, markdown, flags=re.M | re.S)
+
+def relative(markdown):
+    "Make links to the published site's pages relative"
+    return re.sub(rf'(\]\(|href="){re.escape(docs_url())}(?=\w)', r'\1', markdown)
+
+def stage():
+    "Let nbdev process the notebooks into `_proc/`, with links between pages made relative"
+    refresh_quarto_yml()
+    _build_modidx()
+    nbdev_sidebar.__wrapped__(file_re=_def_file_re)
+    staged = proc_nbs('nbs', n_workers=0, force=True)  # in this process: TensorFlow is imported once
+    if Path('nbs/images').is_dir(): shutil.copytree('nbs/images', staged/'images', dirs_exist_ok=True)
+    for path in staged.glob('*.ipynb'): edit_notebook(path, lambda s: relative(plain_code(s)))
+    return staged
+
+# The README
+
+class Rows(HTMLParser):
+    "The text of a table's cells, row by row"
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == 'tr': self.rows.append([])
+        if tag in ('th', 'td'): self.rows[-1].append(''); self.inside = True
+
+    def handle_endtag(self, tag):
+        if tag in ('th', 'td'): self.inside = False
+
+    def handle_data(self, data):
+        if self.inside: self.rows[-1][-1] += data.strip()
+
+def pipe_table(
+    html, # One HTML table, such as pandas writes
+): # The same as Markdown
+    "An HTML table as a Markdown one"
+    head, *body = [[c.replace('|', r'\|') for c in row] for row in Rows(html).rows]
+    if body and not head[0] and not any(body[0][1:]): head[0] = body.pop(0)[0]  # the index's name has a row of its own
+    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in [head, ['---'] * len(head), *body])
+
+def output_markdown(out):
+    "An output of a cell as Markdown; a figure is an error"
+    if out['output_type'] == 'stream': return fenced(''.join(out['text']))
+    data = {k: v if isinstance(v, str) else ''.join(v) for k, v in out.get('data', {}).items()}
+    if 'text/markdown' in data: return data['text/markdown']
+    if '<table' in data.get('text/html', ''): return pipe_table(data['text/html'])
+    if any(k.startswith('image/') for k in data):
+        raise SystemExit('the index shows a figure as an output, which README.md cannot hold: save it in nbs/images/ and show it with ![...](images/...)')
+    return fenced(data['text/plain']) if data.get('text/plain') else ''
+
+def fenced(text, lang=''): return f'```{lang}\n{text.strip()}\n```'
+
+def cell_markdown(cell):
+    "A staged cell as Markdown"
+    source = ''.join(cell['source']).strip()
+    if cell['cell_type'] == 'markdown': return source
+    if cell['cell_type'] != 'code': return ''
+    options = set(re.findall(r'^#\| *(\w+): *false', source, re.M))
+    if 'include' in options: return ''
+    source = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
+    code = [fenced(source, 'python')] if source and 'echo' not in options else []
+    outputs = map(output_markdown, cell.get('outputs', [])) if 'output' not in options else []
+    return '\n\n'.join(filter(None, [*code, *outputs]))
+
+def readme_link(match):
+    "Point a link of the index at the published page, or an image at its file"
+    before, target = match.groups()
+    if re.match(r'[a-z]+:|#', target): return match[0]
+    file, hash_, anchor = target.partition('#')
+    if file.endswith('.ipynb'): file = _nbpath2html(Path(file)).name
+    return before + (docs_url() + file + hash_ + anchor if file.endswith('.html') else posixpath.normpath(f'nbs/{target}'))
+
+def readme_text():
+    "README.md, from the index notebook: the same whatever renders the site"
+    index = Path('nbs')/get_config().readme_nb
+    nb = read_nb(index)
+    FilterDefaults()(nb)
+    meta = nb.frontmatter_
+    def links(s): return re.sub(r'(\]\(|\bsrc=")([^)\s"]+)', readme_link, s)
+    map_prose(nb, links)
+    cells = [cell_markdown(c) for c in nb.cells if c.get('source')]
+    warning = f'<!-- Made from {index.as_posix()} by `python tools/build_docs.py --readme`: edit that. -->'
+    subtitle = f"> {meta['description']}" if meta.get('description') else ''
+    cells = [c for c in cells if not c.startswith('<!-- WARNING')]
+    return '\n\n'.join(filter(None, [warning, f"# {meta.get('title', get_config().title)}", subtitle, *cells])) + '\n'
+
+def write_readme(): Path('README.md').write_text(readme_text(), encoding='utf-8')
+
+def readme_must_match():
+    "Stop unless README.md is what the index notebook gives"
+    from difflib import unified_diff
+    old, new = Path('README.md').read_text(encoding='utf-8'), readme_text()
+    diff = list(unified_diff(old.splitlines(), new.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm='', n=1))
+    if diff: raise SystemExit('\n'.join([*diff[:40], 'README.md is not up to date: run `python tools/build_docs.py --readme`']))
+
+# Rendering
+
+def replace_site(built):
+    "Put a built site in the place of `_docs/`"
+    dest = Path(get_config().doc_path)
+    shutil.rmtree(dest, ignore_errors=True)
+    shutil.move(str(built), dest)
+
+def render_quarto(staged):
+    "Render with Quarto"
+    subprocess.run(['quarto', 'render', '--no-cache'], cwd=staged, check=True)
+    replace_site(staged/get_config().doc_path.name)
+
+def for_smalldocs(
+    staged, # What nbdev staged for Quarto
+    dest, # A new folder
+): # Page name to notebook name
+    "Copy a staged project to where smalldocs finds what Quarto does itself: page names, themes without Sass"
+    shutil.copytree(staged, dest)
+    names = {p.name: page_name(p.name) for p in dest.glob('*.ipynb')}
+    def rename(s):
+        for old, new in names.items(): s = re.sub(rf'(?<![\w/]){re.escape(old)}', new, s)
+        return s
+    for old, new in names.items():
+        edit_notebook(dest/old, lambda s: re.sub(r'\]\([^)]+\)', lambda m: rename(m[0]), s))
+        text = re.sub(r'\boutput-file: [^\\]*\\n', '', (dest/old).read_text(encoding='utf-8'), count=1)
+        (dest/old).unlink()
+        (dest/new).write_text(text, encoding='utf-8')
+    sidebar = dest/'sidebar.yml'
+    sidebar.write_text(rename(sidebar.read_text()))
+    project = yaml.safe_load((dest/'_quarto.yml').read_text())
+    html = project['format']['html']
+    for quartos_own in 'html-math-method', 'grid': html.pop(quartos_own, None)
+    html['theme'] = {mode: theme[0] for mode, theme in html['theme'].items()}
+    (dest/'_quarto.yml').write_text(yaml.safe_dump(project, sort_keys=False))
+    return {new: old for old, new in names.items()}
+
+def mathml(match):
+    "A formula as MathML, which browsers read without a script or a font of ours"
+    from latex2mathml.converter import convert
+    display = match[1] == 'display'
+    tex = re.sub(r'\{(aligned|gathered)\}', '{align}', unescape(match[2]))
+    return f'<span class="math {match[1]}">{convert(tex, display="block" if display else "inline")}</span>'
+
+def finish_page(
+    html, # A page smalldocs wrote
+    notebook, # The name of its notebook
+    page, # The name smalldocs had for it
+): # The page with its formulas in it and nothing from another host
+    "What a page of smalldocs needs to be read offline"
+    html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
+    html = re.sub(r'\s*<(?:link|script)\b[^>]*\bkatex@[^>]*>(?:</script>)?', '', html)
+    return html.replace(f'/nbs/{page}"', f'/nbs/{notebook}"')
+
+def render_smalldocs(staged):
+    "Render with smalldocs, which is pure Python"
+    from smalldocs.site import build
+    with tempfile.TemporaryDirectory() as tmp:
+        work = Path(tmp)/'site'
+        notebooks = for_smalldocs(staged, work)
+        site = build(work, quiet=True)
+        for warning in site.warnings: print('smalldocs:', warning, file=sys.stderr)
+        for page, notebook in notebooks.items():
+            path = (site.out/page).with_suffix('.html')
+            path.write_text(finish_page(path.read_text(encoding='utf-8'), notebook, page), encoding='utf-8')
+        for css in site.out.rglob('*.css'):
+            text = css.read_text(encoding='utf-8')
+            local = re.sub(r'@import url\(https?:[^)]*\);?', '', text)
+            if local != text: css.write_text(local, encoding='utf-8')
+        replace_site(site.out)
+
+@call_parse
+def main(
+    readme:bool=False, # Only write README.md from the index notebook
+    check_readme:bool=False, # Only check that README.md is what the index notebook gives
+    renderer:str='', # 'quarto' or 'smalldocs'; quarto where it is on the PATH unless given
+):
+    "Build the documentation"
+    os.chdir(top)
+    if readme: return write_readme()
+    if check_readme: return readme_must_match()
+    renderer = renderer or ('quarto' if shutil.which('quarto') else 'smalldocs')
+    dict(quarto=render_quarto, smalldocs=render_smalldocs)[renderer](stage())
+    print(f'{len(list(get_config().doc_path.glob("*.html")))} pages by {renderer} in {get_config().doc_path.name}/')
