@@ -6,9 +6,10 @@
 __all__ = ['VARIANTS', 'CIFAR100_MEAN', 'CIFAR100_STD', 'SHIPPED', 'cook_toom', 'winograd_conv2d', 'Conv2D', 'BatchNormalization',
            'ArviNet', 'stage_table', 'stage_outputs']
 
-# %% ../nbs/00_architecture.ipynb #de8b1048
+# %% ../nbs/00_architecture.ipynb #1b477540
 import re, warnings
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import arvinet._quiet  # before TensorFlow, for its start-up messages
@@ -18,14 +19,14 @@ import pandas as pd
 import tensorflow as tf
 from keras import layers
 
-# %% ../nbs/00_architecture.ipynb #41aca49d
+# %% ../nbs/00_architecture.ipynb #feb940db
 VARIANTS = {
     'S': dict(widths=(32, 64, 128, 256), blocks=(2, 2, 2, 2)),
     'M': dict(widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2)),
     'L': dict(widths=(64, 128, 256, 512), blocks=(3, 4, 6, 3)),
 }
 
-# %% ../nbs/00_architecture.ipynb #0f69efa6
+# %% ../nbs/00_architecture.ipynb #0b1502f2
 @lru_cache
 def cook_toom(
     m:int, # Outputs per tile, 1 to 6
@@ -40,10 +41,10 @@ def cook_toom(
     scale = np.array([np.prod([p - q for q in points if q != p]) for p in points] + [1.])
     return powers(m).T, powers(taps) / scale[:, None], np.linalg.inv(powers(size)).T * scale[:, None]
 
-# %% ../nbs/00_architecture.ipynb #2291f45c
+# %% ../nbs/00_architecture.ipynb #c80bbba9
 def _tile(n): return min(range(2, 7), key=lambda m: (-(-n // m) * (m + 2), m))
 
-# %% ../nbs/00_architecture.ipynb #d5c37cae
+# %% ../nbs/00_architecture.ipynb #0fd4d191
 @lru_cache
 def _winograd_matrices(n):
     "For `n` pixels: input map (points, tiles, n), output map (n, points, tiles), filter map (points**2, 9)"
@@ -57,7 +58,7 @@ def _winograd_matrices(n):
         back[rows, :, t] = AT[:len(rows)]
     return into.astype('float32'), back.astype('float32'), np.kron(G, G).astype('float32')
 
-# %% ../nbs/00_architecture.ipynb #c2f70ca8
+# %% ../nbs/00_architecture.ipynb #ad52a99d
 def winograd_conv2d(
     x, # Feature maps (N, n, n, channels in), float32, `n` static
     kernel, # Filters (3, 3, channels in, channels out), float32
@@ -74,14 +75,14 @@ def winograd_conv2d(
     y = tf.reshape(back[None] @ tf.reshape(x @ u, (p*t, p*t, -1)), (p*t, -1))
     return tf.transpose(tf.reshape(back @ y, (n, n, -1, cout)), (2, 0, 1, 3))
 
-# %% ../nbs/00_architecture.ipynb #c2f9335c
+# %% ../nbs/00_architecture.ipynb #2c6a8029
 @lru_cache
 def _on_gpu(): return bool(tf.config.list_physical_devices('GPU'))
 
-# %% ../nbs/00_architecture.ipynb #b7076c0c
+# %% ../nbs/00_architecture.ipynb #197b14c9
 def _winograd_pays(n, channels): return channels >= 128 or channels >= 64 and (n % 6 == 0 or n <= 12)
 
-# %% ../nbs/00_architecture.ipynb #5261f63c
+# %% ../nbs/00_architecture.ipynb #0a6f35a9
 @keras.saving.register_keras_serializable('arvinet')
 class Conv2D(layers.Conv2D):
     "`keras.layers.Conv2D` that does 3 × 3 filters at stride 1 by minimal filtering where that is faster; the same weights"
@@ -97,7 +98,7 @@ class Conv2D(layers.Conv2D):
         if self.winograd(inputs): return winograd_conv2d(inputs, tf.convert_to_tensor(kernel))
         return super().convolution_op(inputs, kernel)
 
-# %% ../nbs/00_architecture.ipynb #68efc29d
+# %% ../nbs/00_architecture.ipynb #9d1a4d40
 @keras.saving.register_keras_serializable('arvinet')
 class BatchNormalization(layers.BatchNormalization):
     "`keras.layers.BatchNormalization` over images that trains with TensorFlow's fused operation; the same weights"
@@ -115,7 +116,7 @@ class BatchNormalization(layers.BatchNormalization):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return y
 
-# %% ../nbs/00_architecture.ipynb #01b65f06
+# %% ../nbs/00_architecture.ipynb #2b18d0d6
 class _Builder:
     "Adds named layers; `fast` chooses between this module's layers and Keras's own"
     def __init__(self, fast, seed):
@@ -137,16 +138,16 @@ class _Builder:
         if strides != 1 or x.shape[-1] != width: x = self.conv_norm(x, width, 1, strides, f'{name}_shortcut')
         return layers.ReLU(name=f'{name}_relu2')(layers.Add(name=f'{name}_add')([x, y]))
 
-# %% ../nbs/00_architecture.ipynb #6e52a7d7
+# %% ../nbs/00_architecture.ipynb #e636fcf5
 CIFAR100_MEAN = (0.50707516, 0.48654887, 0.44091784)  # of the training images, per channel, in 0..1
 CIFAR100_STD  = (0.26733429, 0.25643846, 0.27615047)
 
-# %% ../nbs/00_architecture.ipynb #41c6bdcf
+# %% ../nbs/00_architecture.ipynb #06024c61
 def _normalization():
     scale = [1 / (255 * s) for s in CIFAR100_STD]
     return layers.Rescaling(scale, [-m / s for m, s in zip(CIFAR100_MEAN, CIFAR100_STD)], name='normalization')
 
-# %% ../nbs/00_architecture.ipynb #4a82408b
+# %% ../nbs/00_architecture.ipynb #cbf1244d
 def _check_arguments(variant, include_top, classes, input_shape, pooling):
     if variant not in VARIANTS: raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(map(repr, VARIANTS))}")
     shape = tuple(input_shape) if isinstance(input_shape, (tuple, list)) else ()
@@ -157,7 +158,7 @@ def _check_arguments(variant, include_top, classes, input_shape, pooling):
     if include_top and pooling is None: raise ValueError("include_top=True needs pooling='avg'")
     if include_top and (not isinstance(classes, (int, np.integer)) or classes < 1): raise ValueError(f"classes={classes!r}: expected a whole number of at least 1")
 
-# %% ../nbs/00_architecture.ipynb #8722fc31
+# %% ../nbs/00_architecture.ipynb #b89ad081
 def ArviNet(
     variant:str='M', # 'S' (256 features), 'M' or 'L' (512 features)
     pretrained:bool|str|Path=False, # True for the weights in the package, or the path of a `.weights.h5` file
@@ -187,10 +188,19 @@ def ArviNet(
     if source: _load_weights(model, source)
     return model
 
-# %% ../nbs/00_architecture.ipynb #016a76d1
-SHIPPED = {}
+# %% ../nbs/00_architecture.ipynb #64254459
+SHIPPED = {}  # variant: dict(file=…, sha256=…)
 
-# %% ../nbs/00_architecture.ipynb #ede89a2e
+# %% ../nbs/00_architecture.ipynb #c1859f56
+def _verified(path, expected):
+    "`path`, if its SHA-256 is the expected one"
+    advice = 'reinstall arvinet, or give the path of your own .weights.h5 file'
+    if not path.is_file(): raise FileNotFoundError(f"the weights file {path.name!r} is missing from the package: {advice}")
+    found = sha256(path.read_bytes()).hexdigest()
+    if found != expected: raise ValueError(f"the weights file {path.name!r} is not the one this version was released with (SHA-256 {found[:12]}…, expected {expected[:12]}…): {advice}")
+    return path
+
+# %% ../nbs/00_architecture.ipynb #32056594
 def _find_weights(variant, pretrained, include_top, classes):
     "The file that `pretrained` stands for"
     if pretrained is not True:
@@ -201,9 +211,9 @@ def _find_weights(variant, pretrained, include_top, classes):
         have = f"weights come with {', '.join(map(repr, SHIPPED))}" if SHIPPED else "this version ships no weights yet"
         raise ValueError(f"no pretrained weights for variant {variant!r}: {have}; or give the path of your own .weights.h5 file")
     if include_top and classes != 100: raise ValueError(f"classes={classes}: the pretrained head has 100 classes; use include_top=False and put your own Dense({classes}) on top")
-    return Path(__file__).parent/'weights'/SHIPPED[variant]['file']
+    return _verified(Path(__file__).parent/'weights'/SHIPPED[variant]['file'], SHIPPED[variant]['sha256'])
 
-# %% ../nbs/00_architecture.ipynb #b815422e
+# %% ../nbs/00_architecture.ipynb #f7402379
 def _load_weights(model, path):
     "Read `path` into `model`, or say why it does not fit"
     try:
@@ -212,7 +222,7 @@ def _load_weights(model, path):
         raise ValueError(f"{path.name} does not fit {model.name} ({model.count_params():,} weights): it is damaged, or was saved from another "
                          f"variant or number of classes. First cause: {str(e).splitlines()[0]}") from e
 
-# %% ../nbs/00_architecture.ipynb #a109f5f5
+# %% ../nbs/00_architecture.ipynb #b64e9f6a
 def stage_table(
     model:keras.Model, # A flat ArviNet with a fixed input size
 )->pd.DataFrame: # One row per stage: output shape, trainable parameters, multiply-adds per image, receptive field in pixels
@@ -230,7 +240,7 @@ def stage_table(
         row['receptive_field'] = field if stage != 'head' else model.input_shape[1]
     return pd.DataFrame.from_dict(rows, orient='index')[['output', 'parameters', 'multiply_adds', 'receptive_field']].rename_axis('stage')
 
-# %% ../nbs/00_architecture.ipynb #80d9f943
+# %% ../nbs/00_architecture.ipynb #d4aaf2da
 def _find_backbone(model):
     "The flat model inside `model` that has an ArviNet's stages"
     names = {l.name for l in model.layers}
@@ -238,7 +248,7 @@ def _find_backbone(model):
     for layer in model.layers:
         if isinstance(layer, keras.Model) and (found := _find_backbone(layer)) is not None: return found
 
-# %% ../nbs/00_architecture.ipynb #5c475f01
+# %% ../nbs/00_architecture.ipynb #d2d4109f
 def stage_outputs(
     model:keras.Model, # An ArviNet, or a model with one inside
 )->keras.Model: # Maps images to a dict of feature maps 'stage1'..'stage4', at strides 1, 2, 4 and 8
