@@ -1,7 +1,8 @@
 """Imports TensorFlow without its start-up messages: `import arvinet._quiet` goes before `import tensorflow`.
 
-TensorFlow 2.21 writes two notes to file descriptor 2 while it is imported, before `TF_CPP_MIN_LOG_LEVEL` is heeded. If
-the import fails, all that was written is shown."""
+TensorFlow 2.21 writes notes to file descriptor 2 while it is imported, before `TF_CPP_MIN_LOG_LEVEL` is heeded, and an
+error where it looks for a GPU and finds no driver, which most machines of our users do not have. So both happen here, in
+silence; with `TF_CPP_MIN_LOG_LEVEL` at 0 or 1 nothing is held back, and if the import fails, all that was written is shown."""
 import os, sys, tempfile
 
 def _import_tensorflow():
@@ -12,7 +13,8 @@ def _import_tensorflow():
         os.dup2(notes.fileno(), 2)
         done = False
         try:
-            import tensorflow  # noqa: F401
+            import tensorflow
+            tensorflow.config.list_physical_devices('GPU')
             done = True
         finally:
             os.dup2(kept, 2)

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'write_json',
            'machine', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
 
-# %% ../nbs/02_pretraining.ipynb #65c719de
+# %% ../nbs/02_pretraining.ipynb #2b6ec5fd
 import contextlib, json, os, platform, shutil, sys, time
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -23,7 +23,7 @@ import arvinet
 from .architecture import VARIANTS, ArviNet
 from .data import Augment, Dataset, batches, load, resize
 
-# %% ../nbs/02_pretraining.ipynb #3bbf8033
+# %% ../nbs/02_pretraining.ipynb #06c61a0a
 @dataclass(frozen=True)
 class Recipe:
     "All that a training run depends on besides its images"
@@ -69,11 +69,11 @@ class Recipe:
         if unknown := set(given) - {f.name for f in fields(cls)}: raise ValueError(f"unknown recipe fields: {', '.join(sorted(unknown))}")
         return cls(**given)
 
-# %% ../nbs/02_pretraining.ipynb #23567c94
+# %% ../nbs/02_pretraining.ipynb #7395403e
 _choices = dict(variant=tuple(VARIANTS), optimizer=('muon', 'sgd', 'adam'), schedule=('linear', 'plateau'),
                 flip=('alternating', 'random', 'none'), initialization=('identity', 'he'))
 
-# %% ../nbs/02_pretraining.ipynb #2bbfc816
+# %% ../nbs/02_pretraining.ipynb #6cc7483a
 RECIPES = dict(
     original=Recipe(phases=((100, 32),), batch_size=32, optimizer='adam', learning_rate=1e-3, schedule='plateau', warmup=0.,
                     label_smoothing=0., flip='random', initialization='he'),
@@ -82,7 +82,7 @@ RECIPES = dict(
     tryout=Recipe('S', phases=((2, 16), (1, 32)), batch_size=50, flip='none', shift=3),
 )
 
-# %% ../nbs/02_pretraining.ipynb #784a9244
+# %% ../nbs/02_pretraining.ipynb #7bf5afdd
 def get_recipe(
     recipe:str|Recipe='best', # Name of a preset, path of a JSON file, or a Recipe
     **changes, # Fields to change
@@ -95,7 +95,7 @@ def get_recipe(
     if unknown := set(changes) - {f.name for f in fields(Recipe)}: raise ValueError(f"unknown recipe fields: {', '.join(sorted(unknown))}; known are {', '.join(f.name for f in fields(Recipe))}")
     return replace(recipe, **changes)
 
-# %% ../nbs/02_pretraining.ipynb #10d3a839
+# %% ../nbs/02_pretraining.ipynb #6e18984e
 def orthogonalize(
     g, # Filters (height, width, channels in, filters) or a matrix
     steps:int=3, # Newton-Schulz steps
@@ -113,7 +113,7 @@ def orthogonalize(
     x = x @ product
     return tf.reshape(tf.transpose(x) if wide else x, g.shape)
 
-# %% ../nbs/02_pretraining.ipynb #50bebbc5
+# %% ../nbs/02_pretraining.ipynb #efa0b185
 @keras.saving.register_keras_serializable('arvinet')
 class Muon(keras.optimizers.Optimizer):
     "Orthogonalised momentum for convolution filters, Nesterov SGD for the rest (Jordan et al. 2024)"
@@ -146,7 +146,7 @@ class Muon(keras.optimizers.Optimizer):
 
     def get_config(self): return {**super().get_config(), **self.settings}
 
-# %% ../nbs/02_pretraining.ipynb #184b509b
+# %% ../nbs/02_pretraining.ipynb #84c95505
 @keras.saving.register_keras_serializable('arvinet')
 class Triangle(keras.optimizers.schedules.LearningRateSchedule):
     "Linear warm-up to `peak`, then linear decay to zero at `steps`"
@@ -159,7 +159,7 @@ class Triangle(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self): return dict(peak=self.peak, steps=self.steps, warmup=self.warmup)
 
-# %% ../nbs/02_pretraining.ipynb #5401d8f6
+# %% ../nbs/02_pretraining.ipynb #f69aecb0
 def identity_initialization(
     model:keras.Model, # Changed in place
     seed:int=0, # Of the filters beyond the number of input channels
@@ -174,7 +174,7 @@ def identity_initialization(
         layer.kernel.assign(kernel)
     return model
 
-# %% ../nbs/02_pretraining.ipynb #425ec572
+# %% ../nbs/02_pretraining.ipynb #83699408
 def write_json(
     path:str|Path, # The file
     content, # What `json.dumps` takes
@@ -184,18 +184,18 @@ def write_json(
     temporary.write_text(json.dumps(content, indent=1) + '\n')
     os.replace(temporary, path)
 
-# %% ../nbs/02_pretraining.ipynb #f71ed6eb
+# %% ../nbs/02_pretraining.ipynb #2fd790e7
 def _processor():
     try: return next(l.split(':', 1)[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
-# %% ../nbs/02_pretraining.ipynb #28c287d9
+# %% ../nbs/02_pretraining.ipynb #9dcd437c
 def machine()->dict: # Processor, cores, accelerators and package versions
     "What a run ran on"
     return dict(processor=_processor(), cores=os.cpu_count(), accelerators=[d.name for d in tf.config.list_physical_devices('GPU')],
                 versions=dict(arvinet=arvinet.__version__, python=platform.python_version(), tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__))
 
-# %% ../nbs/02_pretraining.ipynb #41b140e0
+# %% ../nbs/02_pretraining.ipynb #c8490462
 def best_precision()->str: # 'mixed_bfloat16' or 'float32'
     "bfloat16 where the processor or a GPU computes in it, else float32"
     if tf.config.list_physical_devices('GPU'): return 'mixed_bfloat16'
@@ -203,15 +203,15 @@ def best_precision()->str: # 'mixed_bfloat16' or 'float32'
     except OSError: return 'float32'
     return 'mixed_bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
 
-# %% ../nbs/02_pretraining.ipynb #09a51a79
+# %% ../nbs/02_pretraining.ipynb #246bb74a
 _remembered = ('best', 'wait', 'cooldown_counter', 'stopped_epoch', 'best_epoch')
 
-# %% ../nbs/02_pretraining.ipynb #5f6e04ec
+# %% ../nbs/02_pretraining.ipynb #fd8c6967
 def _memory(callbacks):
     "What Keras's own callbacks must not forget over a restart"
     return [{k: v for k in _remembered if isinstance(v := getattr(c, k, None), (int, float)) and not isinstance(v, bool)} for c in callbacks]
 
-# %% ../nbs/02_pretraining.ipynb #d627aea9
+# %% ../nbs/02_pretraining.ipynb #9b869781
 class _State:
     "The file a run goes on from"
     def __init__(self, folder): self.path = Path(folder)/'state.npz'
@@ -234,7 +234,7 @@ class _State:
             for i, v in enumerate(variables): v.assign(state[f'{kind}/{i}'])
         return json.loads(str(state['record'])), json.loads(str(state['memory']))
 
-# %% ../nbs/02_pretraining.ipynb #a975e7a8
+# %% ../nbs/02_pretraining.ipynb #36f8aea5
 class _Keeper(keras.callbacks.Callback):
     "Writes state and record after each epoch, and gives the callbacks their memory back"
     def __init__(self, state, record, record_path, others, memory): 
@@ -254,7 +254,7 @@ class _Keeper(keras.callbacks.Callback):
         self.state.save(self.model, self.others, self.record)
         write_json(self.record_path, self.record)
 
-# %% ../nbs/02_pretraining.ipynb #82797812
+# %% ../nbs/02_pretraining.ipynb #85269ab5
 class _StopOnNaN(keras.callbacks.Callback):
     "Ends a run whose loss is no longer a number"
     failed = None
@@ -267,7 +267,7 @@ class _StopOnNaN(keras.callbacks.Callback):
 
 class _NotANumber(Exception): pass
 
-# %% ../nbs/02_pretraining.ipynb #8db9eef3
+# %% ../nbs/02_pretraining.ipynb #2e21b139
 class _Progress(keras.callbacks.Callback):
     "One line: epoch, images per second, time left, scores"
     def __init__(self, epochs, steps, batch_size, out=sys.stderr): super().__init__(); self.epochs, self.steps, self.batch_size, self.out = epochs, steps, batch_size, out
@@ -282,7 +282,7 @@ class _Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         print(f"\repoch {epoch + 1}/{self.epochs}  {time.perf_counter() - self.started:.0f} s  " + '  '.join(f'{k} {v:.4f}' for k, v in logs.items()) + ' '*20, file=self.out, flush=True)
 
-# %% ../nbs/02_pretraining.ipynb #30d3b505
+# %% ../nbs/02_pretraining.ipynb #beb150b4
 def _prepare(folder, model, recipe, resume):
     "The run's folder, checked; raises before any work is done"
     folder = Path(folder).expanduser()
@@ -300,14 +300,14 @@ def _prepare(folder, model, recipe, resume):
             raise ValueError(f"folder {folder.name!r} holds a run of another recipe ({'; '.join(changed)}): use that recipe, or another folder")
     return state
 
-# %% ../nbs/02_pretraining.ipynb #c67979fa
+# %% ../nbs/02_pretraining.ipynb #ed368fc7
 def _optimizer(recipe, steps):
     rate = recipe.learning_rate if recipe.schedule == 'plateau' else Triangle(recipe.learning_rate, steps, recipe.warmup)
     if recipe.optimizer == 'adam': return keras.optimizers.Adam(rate)
     if recipe.optimizer == 'sgd': return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.head_decay)
     return Muon(rate, recipe.filter_rate, recipe.norm_rate, recipe.head_rate, recipe.head_decay, recipe.momentum)
 
-# %% ../nbs/02_pretraining.ipynb #89e8a511
+# %% ../nbs/02_pretraining.ipynb #d0c0f26c
 def _plateau_callbacks(recipe, folder):
     "Those of the original: reduce the rate, keep the best, stop early"
     if recipe.schedule != 'plateau': return []
@@ -315,7 +315,7 @@ def _plateau_callbacks(recipe, folder):
             keras.callbacks.ModelCheckpoint(str(folder/'best.weights.h5'), save_best_only=True, save_weights_only=True),
             keras.callbacks.EarlyStopping(patience=recipe.patience)]
 
-# %% ../nbs/02_pretraining.ipynb #0a054a3c
+# %% ../nbs/02_pretraining.ipynb #08cb88f1
 def _network(recipe, classes, precision):
     "A classifier of any image size with logits, in a given precision"
     before = keras.config.dtype_policy()
@@ -324,7 +324,7 @@ def _network(recipe, classes, precision):
     finally: keras.config.set_dtype_policy(before)
     return identity_initialization(model, recipe.seed) if recipe.initialization == 'identity' else model
 
-# %% ../nbs/02_pretraining.ipynb #54fb012a
+# %% ../nbs/02_pretraining.ipynb #04062e8e
 def evaluate(
     model:keras.Model, # Gives logits or probabilities
     x:np.ndarray, # Images (N, height, width, 3), 0..255
@@ -336,13 +336,13 @@ def evaluate(
     ranked = np.argsort(-scores, axis=1, kind='stable')
     return dict(top1=float((ranked[:, 0] == y).mean()), top5=float((ranked[:, :5] == np.asarray(y)[:, None]).any(1).mean()), images=len(y))
 
-# %% ../nbs/02_pretraining.ipynb #4f4c89ea
+# %% ../nbs/02_pretraining.ipynb #7f79a3a9
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
                 data=dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names)),
                 precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
-# %% ../nbs/02_pretraining.ipynb #7cef59b6
+# %% ../nbs/02_pretraining.ipynb #d52d2c07
 def _phases(recipe, done, until):
     "(image side, first epoch, last epoch) of what is still to do"
     start = 0
@@ -351,10 +351,10 @@ def _phases(recipe, done, until):
         if first < last: yield side, first, last
         start += epochs
 
-# %% ../nbs/02_pretraining.ipynb #2646d963
+# %% ../nbs/02_pretraining.ipynb #e097f73c
 def _augment(recipe, side): return Augment(flip=recipe.flip, shift=round(recipe.shift * side / 32), cutout=round(recipe.cutout * side / 32), mixup=recipe.mixup, cutmix=recipe.cutmix)
 
-# %% ../nbs/02_pretraining.ipynb #6f54a41f
+# %% ../nbs/02_pretraining.ipynb #0fe83092
 def pretrain(
     data:Dataset, # Training images; its test part is only looked at for scores
     recipe:str|Recipe='best', # Name of a preset, path of a JSON file, or a Recipe
@@ -385,7 +385,7 @@ def pretrain(
     _fit(model, data, recipe, record, memory, state, [*_plateau_callbacks(recipe, folder), *callbacks], stop_after, validate_every, progress)
     return model, _finish(model, data, recipe, record, folder)
 
-# %% ../nbs/02_pretraining.ipynb #2521293c
+# %% ../nbs/02_pretraining.ipynb #206c1fc2
 def _fit(model, data, recipe, record, memory, state, callbacks, stop_after, validate_every, progress):
     "The epochs that are left, a `fit` for each image size"
     done, classes = len(record['history']), len(data.class_names)
@@ -408,7 +408,7 @@ def _fit(model, data, recipe, record, memory, state, callbacks, stop_after, vali
                                      f"folder {state.path.parent.name!r}. Lower the learning rates, or look for images that are not 0..255") from None
         if model.stop_training: record['stopped_early'] = True; break
 
-# %% ../nbs/02_pretraining.ipynb #d0b80d10
+# %% ../nbs/02_pretraining.ipynb #0457dfc8
 def _finish(model, data, recipe, record, folder):
     "Score, save and sign the weights of a run that has reached its end"
     ended = len(record['history']) >= recipe.epochs or record.get('stopped_early')
@@ -420,7 +420,7 @@ def _finish(model, data, recipe, record, folder):
     write_json(folder/'record.json', record)
     return record
 
-# %% ../nbs/02_pretraining.ipynb #a629227e
+# %% ../nbs/02_pretraining.ipynb #7bc6fcca
 @call_parse
 def arvinet_pretrain(
     data:str='cifar100', # Data set by name, or the path of a folder of class folders
@@ -442,7 +442,7 @@ def arvinet_pretrain(
     except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'arvinet_pretrain: {e}')
     print(f"{record['name']}: {record['status']} after {len(record['history'])} epochs, scores {record['scores']}")
 
-# %% ../nbs/02_pretraining.ipynb #1eacb512
+# %% ../nbs/02_pretraining.ipynb #b5b295cb
 def _value(name, text):
     "A recipe field read from the command line"
     kinds = {f.name: f.type for f in fields(Recipe)}
