@@ -9,7 +9,7 @@ __all__ = ['ASPECTS', 'CIFAR10_CLASSES', 'CIFAR100_SUPERCLASSES', 'CIFAR100_CLAS
 
 # %% ../nbs/01_data.ipynb #11e798ad
 import difflib, os, warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import arvinet._quiet  # before TensorFlow, for its start-up messages

@@ -7,8 +7,8 @@ __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle
            'machine', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
 
 # %% ../nbs/02_pretraining.ipynb #2b6ec5fd
-import contextlib, json, os, platform, shutil, sys, time
-from dataclasses import asdict, dataclass, field, fields, replace
+import json, os, platform, shutil, sys, time
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ import arvinet._quiet  # before TensorFlow, for its start-up messages
 import keras
 import numpy as np
 import tensorflow as tf
-from fastcore.script import Param, call_parse, store_true
+from fastcore.script import call_parse, store_true
 
 import arvinet
 from .architecture import VARIANTS, ArviNet
