@@ -573,10 +573,12 @@ class Augment:
     cutout:int=0 # Side of the square erased, in pixels
     mixup:float=0. # Alpha of mixup; 0 is off
     cutmix:float=0. # Alpha of CutMix; 0 is off
+    mix_share:float=1. # Share of the images that mixup or CutMix changes
 
     def __post_init__(self):
         if self.flip not in ('alternating', 'random', 'none'): raise ValueError(f"flip={self.flip!r}: expected 'alternating', 'random' or 'none'")
         if low := [k for k in ('shift', 'cutout', 'mixup', 'cutmix') if getattr(self, k) < 0]: raise ValueError(f"{low[0]}={getattr(self, low[0])}: expected 0 (off) or more")
+        if not 0 < self.mix_share <= 1: raise ValueError(f"mix_share={self.mix_share}: expected more than 0, and 1 at most")
 
     @property
     def mixes(self)->bool:
@@ -597,8 +599,10 @@ class Augment:
         if not self.mixes: return x, y
         first = lambda: mix_up(x, y, self.mixup, (seed[0] + 3, seed[1]))
         second = lambda: cut_mix(x, y, self.cutmix, (seed[0] + 4, seed[1]))
-        if not (self.mixup and self.cutmix): return first() if self.mixup else second()
-        return tf.cond(tf.random.stateless_uniform((), (seed[0] + 5, seed[1])) < .5, first, second)
+        if self.mixup and self.cutmix: mixed = tf.cond(tf.random.stateless_uniform((), (seed[0] + 5, seed[1])) < .5, first, second)
+        else: mixed = first() if self.mixup else second()
+        chosen = tf.random.stateless_uniform((tf.shape(x)[0],), (seed[0] + 6, seed[1])) < self.mix_share
+        return tf.where(chosen[:, None, None, None], mixed[0], x), tf.where(chosen[:, None], mixed[1], y)
 
 # %% ../nbs/01_data.ipynb #15b70cd1
 def _check_batches(n, side, batch_size, augment, shuffle, start_epoch, epochs):

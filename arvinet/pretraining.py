@@ -46,6 +46,8 @@ class Recipe:
     cutout:int=0 # Side in pixels of the square erased
     mixup:float=0. # Beta parameter; 0 for none
     cutmix:float=0. # Beta parameter; 0 for none
+    mix_share:float=1. # Share of the images that mixup or CutMix changes
+    mix_until:float=1. # Share of the epochs, from the first on, that have mixup or CutMix
     initialization:str='identity' # Of 3 x 3 filters: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
@@ -295,8 +297,8 @@ def _prepare(folder, model, recipe, resume):
     state = _State(folder)
     if state.path.exists() and not resume: raise FileExistsError(f"folder {folder.name!r} holds an earlier run: go on with it by resume=True (--resume), or give another folder or name")
     if state.path.exists():
-        then, now = json.loads(str(state.read()['record']))['recipe'], json.loads(recipe.to_json())
-        if changed := [f'{k} was {then.get(k)!r}, is {now[k]!r}' for k in now if then.get(k) != now[k]]:
+        then, now = asdict(Recipe.from_json(json.loads(str(state.read()['record']))['recipe'])), asdict(recipe)
+        if changed := [f'{k} was {then[k]!r}, is {now[k]!r}' for k in now if then[k] != now[k]]:
             raise ValueError(f"folder {folder.name!r} holds a run of another recipe ({'; '.join(changed)}): use that recipe, or another folder")
     return state
 
@@ -344,15 +346,19 @@ def _new_record(name, recipe, data, precision):
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
 def _phases(recipe, done, until):
-    "(image side, first epoch, last epoch) of what is still to do"
-    start = 0
+    "(image side, whether images are mixed, first epoch, last epoch) of what is still to do"
+    start, mixed = 0, round(recipe.mix_until * recipe.epochs) if recipe.mixup or recipe.cutmix else 0
     for epochs, side in recipe.phases:
-        first, last = max(start, done), min(start + epochs, until)
-        if first < last: yield side, first, last
+        turn = min(max(mixed, start), start + epochs)
+        for mixes, low, high in (True, start, turn), (False, turn, start + epochs):
+            first, last = max(low, done), min(high, until)
+            if first < last: yield side, mixes, first, last
         start += epochs
 
 # %% ../nbs/02_pretraining.ipynb #e097f73c
-def _augment(recipe, side): return Augment(flip=recipe.flip, shift=round(recipe.shift * side / 32), cutout=round(recipe.cutout * side / 32), mixup=recipe.mixup, cutmix=recipe.cutmix)
+def _augment(recipe, side, mixes):
+    mixing = dict(mixup=recipe.mixup, cutmix=recipe.cutmix, mix_share=recipe.mix_share) if mixes else {}
+    return Augment(flip=recipe.flip, shift=round(recipe.shift * side / 32), cutout=round(recipe.cutout * side / 32), **mixing)
 
 # %% ../nbs/02_pretraining.ipynb #0fe83092
 def pretrain(
@@ -392,9 +398,9 @@ def _fit(model, data, recipe, record, memory, state, callbacks, stop_after, vali
     until = min(recipe.epochs, done + (stop_after or recipe.epochs))
     one_hot = lambda x, y: (x, y if y.dtype.is_floating else tf.one_hot(y, classes))
     keeper, watch = _Keeper(state, record, state.path.parent/'record.json', callbacks, memory), _StopOnNaN()
-    for side, first, last in _phases(recipe, done, until):
+    for side, mixes, first, last in _phases(recipe, done, until):
         x = resize(data.x_train, side)
-        train = batches(x, data.y_train, recipe.batch_size, augment=_augment(recipe, side), seed=recipe.seed, shuffle=True, start_epoch=first, epochs=last - first, classes=classes).map(one_hot)
+        train = batches(x, data.y_train, recipe.batch_size, augment=_augment(recipe, side, mixes), seed=recipe.seed, shuffle=True, start_epoch=first, epochs=last - first, classes=classes).map(one_hot)
         steps = len(x) // recipe.batch_size
         keeper.image_size, keeper.images, model.train_function = side, steps * recipe.batch_size, None
         held = batches(data.x_test, data.y_test, 250).map(one_hot) if len(data.x_test) else None
