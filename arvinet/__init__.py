@@ -9,6 +9,7 @@ _homes = {
     'architecture': ['ArviNet', 'stage_outputs'],
     'data': ['Augment', 'Dataset', 'batches', 'from_arrays', 'from_folder', 'load'],
     'pretraining': ['RECIPES', 'Recipe', 'pretrain'],
+    'transfer': ['Classifier', 'compare', 'features', 'few_shot', 'load_classifier', 'transfer'],
 }
 _home = {name: module for module, names in _homes.items() for name in names}
 

@@ -8,7 +8,7 @@ __all__ = ['ASPECTS', 'CIFAR10_CLASSES', 'CIFAR100_SUPERCLASSES', 'CIFAR100_CLAS
            'cut_mix', 'Augment', 'batches', 'duplicates', 'channel_statistics']
 
 # %% ../nbs/01_data.ipynb #11e798ad
-import difflib, os, warnings
+import difflib, os, sys, time, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,6 +100,7 @@ class Dataset:
     superclass_names:tuple=()
     superclass_of:np.ndarray|None=None # (classes,): the superclass of each class
     skipped:tuple=() # Files that could not be read, with the reason
+    mirror:bool=True # Whether the mirror image of a picture is one of the same class
 
     def __post_init__(self):
         self.class_names = tuple(map(str, self.class_names))
@@ -294,11 +295,15 @@ def _decode(path, size, aspect):
 # %% ../nbs/01_data.ipynb #e42b0dad
 def _folders(path): return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
 
-def _files(root, names=None):
-    "Image files below the class folders of `root`, their labels, and the class names"
+def _image_files(folder):
+    "Files at any depth whose ending is that of an image"
     Image.init()
     known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = {p.name: sorted(f for f in p.rglob('*') if f.suffix.lower() in known and not f.name.startswith('.')) for p in _folders(root)}
+    return sorted(f for f in folder.rglob('*') if f.suffix.lower() in known and not f.name.startswith('.'))
+
+def _files(root, names=None):
+    "Image files below the class folders of `root`, their labels, and the class names"
+    found = {p.name: _image_files(p) for p in _folders(root)}
     if not found: raise ValueError(f"no class folders in {str(root)!r} (but {len(list(root.iterdir()))} files): expected root/class/image.png, one folder for each class")
     if empty := [name for name, files in found.items() if not files]: raise ValueError(f"no images in {len(empty)} class folders of {str(root)!r} ({', '.join(empty[:5])}): fill or remove them")
     names = names or list(found)
@@ -307,25 +312,35 @@ def _files(root, names=None):
     return [f for files in found.values() for f in files], np.array(labels, 'int32'), names
 
 # %% ../nbs/01_data.ipynb #f280bdeb
+class _Line:
+    "One line of progress on the standard error: how many, how fast, how long still"
+    def __init__(self, total, what, out=None): self.total, self.what, self.out, self.started, self.shown = total, what, out or sys.stderr, time.perf_counter(), 0
+
+    def update(self, done):
+        now = time.perf_counter(); done = min(done, self.total)
+        if now - self.shown < .2 and done < self.total: return
+        self.shown, rate = now, done / (now - self.started + 1e-9)
+        print(f'\r{done:,} of {self.total:,} {self.what}, {rate:,.0f}/s, {(self.total - done) / rate:.0f} s left ', end='' if done < self.total else '\n', file=self.out, flush=True)
+
 def _read(files, labels, size, aspect, progress):
     "Decode into one array; gives images, labels and the files that could not be read"
     x, kept, broken = np.empty((len(files), size, size, 3), 'uint8'), [], []
-    bar = keras.utils.Progbar(len(files), unit_name='image') if progress and len(files) else None
+    line = _Line(len(files), 'files read') if progress else None
     for i, path in enumerate(files):
         try:
             x[len(kept)] = _decode(path, size, aspect)
             kept.append(i)
         except Exception as e:  # decoders raise errors of every kind
             broken.append((path, 'not an image' if isinstance(e, UnidentifiedImageError) else str(e)))
-        if bar: bar.update(i + 1)
+        if line: line.update(i + 1)
     return x[:len(kept)], labels[kept], broken
 
 # %% ../nbs/01_data.ipynb #a5bc5d9a
 def _report(broken, root, total, errors):
     "Name the files that could not be read"
-    skipped = tuple(f'{path.relative_to(root)} ({why})' for path, why in broken)
+    skipped = tuple(f'{path.relative_to(root) if root else path} ({why})' for path, why in broken)
     if not skipped: return skipped
-    text = f"{len(skipped)} of {total} files in {str(root)!r} could not be read: {', '.join(skipped[:10])}{', …' if len(skipped) > 10 else ''}"
+    text = f"{len(skipped)} of {total} files{f' in {str(root)!r}' if root else ''} could not be read: {', '.join(skipped[:10])}{', …' if len(skipped) > 10 else ''}"
     if errors == 'raise': raise ValueError(f"{text}. Repair or remove them, or read the rest with errors='warn'")
     warnings.warn(f"{text}. The rest was read; the list is in .skipped", stacklevel=3)
     return skipped
@@ -403,7 +418,7 @@ def _digits(test_share=.2, seed=0):
     from sklearn.datasets import load_digits
     x, y = load_digits(return_X_y=True)
     x = resize(check_images(x.reshape(-1, 8, 8) * 255 / 16), 32)
-    return from_arrays(x, y, test_share=test_share, seed=seed, name='digits')
+    return replace(from_arrays(x, y, test_share=test_share, seed=seed, name='digits'), mirror=False)
 
 # %% ../nbs/01_data.ipynb #b9d9e6b6
 def resize(
@@ -454,7 +469,7 @@ def _named(name):
     x, x_test = (np.pad(a, ((0, 0), (2, 2), (2, 2))) if a.shape[1:] == (28, 28) else a for a in (arrays['x_train'], arrays['x_test']))
     names = arrays.get('class_names', _published[name])
     groups = dict(superclass_names=tuple(CIFAR100_SUPERCLASSES), superclass_of=_superclass_of) if name == 'cifar100' else {}
-    return Dataset(x, arrays['y_train'], x_test, arrays['y_test'], names, name, **groups)
+    return Dataset(x, arrays['y_train'], x_test, arrays['y_test'], names, name, mirror=name != 'mnist', **groups)
 
 # %% ../nbs/01_data.ipynb #215c76a9
 def _from_npz(path, size, **options):

@@ -339,10 +339,11 @@ def evaluate(
     return dict(top1=float((ranked[:, 0] == y).mean()), top5=float((ranked[:, :5] == np.asarray(y)[:, None]).any(1).mean()), images=len(y))
 
 # %% ../nbs/02_pretraining.ipynb #7f79a3a9
+def _about(data): return dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names))
+
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
-                data=dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names)),
-                precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
+                data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
 def _phases(recipe, done, until):
