@@ -8,7 +8,7 @@ __all__ = ['find_layer', 'are_probabilities', 'grad_cam', 'overlay', 'show_maps'
            'plot_map', 'nearest', 'plot_nearest', 'near_duplicates', 'plot_pairs', 'first_filters', 'plot_filters',
            'explain', 'arvinet_explain']
 
-# %% ../nbs/05_interpretation.ipynb #6d4b8a16
+# %% ../nbs/05_interpretation.ipynb #ce2e7cbe
 import re, sys
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,7 +26,6 @@ from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata
@@ -34,7 +33,7 @@ from scipy.stats import rankdata
 from .architecture import VARIANTS, ArviNet
 from .data import CIFAR10_CLASSES, CIFAR100_CLASSES, Dataset, _decode, check_images, check_labels
 
-# %% ../nbs/05_interpretation.ipynb #acd6671e
+# %% ../nbs/05_interpretation.ipynb #adc7ff90
 def find_layer(
     model:keras.Model, # Any model
     layer:str|keras.layers.Layer='stage4', # 'stage1' to 'stage4' for the end of a stage of an ArviNet, a layer's name, or the layer itself
@@ -51,7 +50,7 @@ def find_layer(
     names = [l.name for l in inside if not isinstance(l, keras.layers.InputLayer)]
     raise ValueError(f"{model.name!r} has no layer {layer!r}: give 'stage1' to 'stage4' of an ArviNet, or the name of one of its layers; its last are {', '.join(names[-6:]) or 'none'}")
 
-# %% ../nbs/05_interpretation.ipynb #35f581e7
+# %% ../nbs/05_interpretation.ipynb #a894efff
 @contextmanager
 def _after(layer, change):
     "Within it, whatever `layer` gives passes through `change`, wherever the layer is called"
@@ -62,7 +61,7 @@ def _after(layer, change):
         if before is None: del vars(layer)['call']
         else: vars(layer)['call'] = before
 
-# %% ../nbs/05_interpretation.ipynb #8004a868
+# %% ../nbs/05_interpretation.ipynb #7f04b918
 def _calls(model, x, layers):
     "What the layers give, in the order in which they are called, as [(layer, output)]; and what the model gives"
     calls = []
@@ -71,14 +70,14 @@ def _calls(model, x, layers):
         out = model(x, training=False)
     return calls, out
 
-# %% ../nbs/05_interpretation.ipynb #28452ff7
+# %% ../nbs/05_interpretation.ipynb #a557fa2a
 def _given(calls, layer, model):
     "The last output of a layer among the calls"
     found = [out for l, out in calls if l is layer]
     if not found: raise ValueError(f"layer {layer.name!r} was not called when {model.name!r} ran: give a layer that lies on the way from image to score")
     return found[-1]
 
-# %% ../nbs/05_interpretation.ipynb #f61bfd28
+# %% ../nbs/05_interpretation.ipynb #579daa85
 def _ready(model, images, stacklevel=4):
     "Images as the model takes them, float32"
     x = check_images(images, stacklevel=stacklevel)
@@ -88,7 +87,7 @@ def _ready(model, images, stacklevel=4):
         raise ValueError(f"images of {x.shape[1]} × {x.shape[2]} pixels, but {model.name!r} takes {shape[1]} × {shape[2]}: bring them to that size, as arvinet.data.resize does")
     return x.mean(-1, keepdims=True, dtype='float32') if shape[-1] == 1 else x.astype('float32')
 
-# %% ../nbs/05_interpretation.ipynb #aa4caf4e
+# %% ../nbs/05_interpretation.ipynb #a7f06042
 def are_probabilities(
     outputs, # (N, classes)
 )->bool: # True if no number is negative and every row sums to one (within 0.02, for half precision)
@@ -96,7 +95,7 @@ def are_probabilities(
     outputs = np.asarray(outputs, 'float32')
     return bool(len(outputs) and outputs.min() >= 0 and np.abs(outputs.sum(1) - 1).max() < .02)
 
-# %% ../nbs/05_interpretation.ipynb #bc3abe4b
+# %% ../nbs/05_interpretation.ipynb #d92f440b
 _squashing = (keras.activations.softmax, keras.activations.sigmoid)
 
 def _is_softmax_of(out, z):
@@ -104,7 +103,7 @@ def _is_softmax_of(out, z):
     out, z = np.asarray(out, 'float32'), np.asarray(z, 'float32')
     return bool(np.abs(log_softmax(z, 1) - np.log(np.maximum(out, 1e-6)))[out > 1e-6].max() < .1)
 
-# %% ../nbs/05_interpretation.ipynb #053e72ad
+# %% ../nbs/05_interpretation.ipynb #46c33474
 def _logits_at(model, x):
     "The layer that gives the logits, or None; the layer that ends in an activation, or None; the number of classes"
     calls, out = _calls(model, x[:2], list(model._flatten_layers(include_self=False)))
@@ -115,7 +114,7 @@ def _logits_at(model, x):
         if probable and z is not out and hasattr(z, 'numpy') and z.shape == out.shape and _is_softmax_of(out, z): return layer, None, width
     return None, None, width
 
-# %% ../nbs/05_interpretation.ipynb #d0affacd
+# %% ../nbs/05_interpretation.ipynb #f37ba252
 @contextmanager
 def _without_activation(layer):
     "Within it, the layer passes on what its activation would have squashed"
@@ -125,13 +124,13 @@ def _without_activation(layer):
     finally:
         if layer is not None: layer.activation = before
 
-# %% ../nbs/05_interpretation.ipynb #88c9194e
+# %% ../nbs/05_interpretation.ipynb #ac7208f2
 def _logits(outputs):
     "Logits as they are; of probabilities the logarithm"
     outputs = tf.cast(outputs, tf.float32)
     return tf.math.log(tf.maximum(outputs, 1e-30)) if are_probabilities(outputs) else outputs
 
-# %% ../nbs/05_interpretation.ipynb #eeaf63a8
+# %% ../nbs/05_interpretation.ipynb #b756e500
 def _chosen(classes, n, width):
     "A class for each of `n` images, or None for the predicted ones"
     if classes is None: return None
@@ -139,7 +138,7 @@ def _chosen(classes, n, width):
     except ValueError: raise ValueError(f"classes of shape {np.shape(classes)} for {n} images: expected one number, one for each image, or None for the predicted class") from None
     return check_labels(chosen, n, width, 'classes')
 
-# %% ../nbs/05_interpretation.ipynb #52ac0fe4
+# %% ../nbs/05_interpretation.ipynb #cf77fdf1
 def _class_activation(model, x, layer, end, chosen):
     "Weighted sum of a layer's channels (N, h, w), for one batch"
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -154,7 +153,7 @@ def _class_activation(model, x, layer, end, chosen):
     maps, gradient = tf.cast(maps, tf.float32), tf.cast(gradient, tf.float32)
     return tf.nn.relu(tf.reduce_sum(maps * tf.reduce_mean(gradient, (1, 2), keepdims=True), -1)).numpy()
 
-# %% ../nbs/05_interpretation.ipynb #cc2527b5
+# %% ../nbs/05_interpretation.ipynb #0ccef1c1
 def grad_cam(
     model:keras.Model, # A classifier, with the backbone flat or nested in it
     images, # (N, H, W, 3) or one image, 0..255, of any size the model takes
@@ -172,13 +171,13 @@ def grad_cam(
         maps = np.concatenate([_class_activation(model, x[p], layer, end, chosen if chosen is None else chosen[p]) for p in parts])
     return maps if raw else _enlarged(maps, x.shape[1:3])
 
-# %% ../nbs/05_interpretation.ipynb #34c1e3c6
+# %% ../nbs/05_interpretation.ipynb #43402972
 def _enlarged(maps, size):
     "Maps (N, h, w) at the size of the images, the highest value of each 1; maps of zeros stay"
     maps = tf.image.resize(maps[..., None], size).numpy()[..., 0]
     return maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
 
-# %% ../nbs/05_interpretation.ipynb #60c20b81
+# %% ../nbs/05_interpretation.ipynb #b3a5d6b6
 def overlay(
     images, # (N, H, W, 3) or one image, 0..255
     maps:np.ndarray, # (N, H, W) or (H, W); what is below 0 counts as 0, above 1 as 1
@@ -191,7 +190,7 @@ def overlay(
     heat = colormaps['inferno'](np.clip(maps, 0, 1))[..., :3]
     return np.rint(255 * ((1 - alpha) * x.mean(-1, keepdims=True) + alpha * heat)).astype('uint8')
 
-# %% ../nbs/05_interpretation.ipynb #a98b22d3
+# %% ../nbs/05_interpretation.ipynb #0469de85
 def _sheet(pictures, notes, columns, title, side, row_names=()):
     "Pictures in rows, a note above each, on one pair of axes (fifty are slow to draw)"
     tall = pictures[0].shape[0] / pictures[0].shape[1]
@@ -209,7 +208,7 @@ def _sheet(pictures, notes, columns, title, side, row_names=()):
     if title: fig.suptitle(title, fontsize=10)
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #66ecd0d6
+# %% ../nbs/05_interpretation.ipynb #de2622e2
 def show_maps(
     images, # (N, H, W, 3), 0..255
     maps, # (N, H, W), or a dict of such, a row for each
@@ -223,7 +222,7 @@ def show_maps(
     notes = [*map(str, [''] * len(x) if titles is None else titles)] + [''] * (len(x) * len(maps))
     return _sheet(pictures, notes, len(x), suptitle, side, ['image', *maps])
 
-# %% ../nbs/05_interpretation.ipynb #357496c8
+# %% ../nbs/05_interpretation.ipynb #3ffdc334
 def _predicted(model, x, batch_size=256):
     "Outputs (N, classes), float32, of a Keras model or of any function of images"
     call = partial(model, training=False) if isinstance(model, keras.Model) else model
@@ -231,7 +230,7 @@ def _predicted(model, x, batch_size=256):
     if getattr(out, 'ndim', 0) != 2: raise ValueError(f"the model gives {getattr(out, 'shape', type(out).__name__)}: expected one score for each class, (N, classes)")
     return out.astype('float32')
 
-# %% ../nbs/05_interpretation.ipynb #34183920
+# %% ../nbs/05_interpretation.ipynb #f7076603
 def _probability_of(model, x, classes, batch_size=256):
     "A function from images, a multiple of `x` in its order, to the probability of each one's class; and the classes"
     clean = _predicted(model, x, batch_size)
@@ -247,7 +246,7 @@ def _filling(x, fill):
     "What hidden pixels become: (N, 1, 1, channels)"
     return x.mean((1, 2), keepdims=True) if fill is None else np.broadcast_to(np.asarray(fill, 'float32'), (len(x), 1, 1, x.shape[-1]))
 
-# %% ../nbs/05_interpretation.ipynb #dba678d8
+# %% ../nbs/05_interpretation.ipynb #8824f009
 def occlusion(
     model, # A classifier; or any function from images (N, H, W, 3), float32, to outputs (N, classes)
     images, # (N, H, W, 3) or one image, 0..255
@@ -272,7 +271,7 @@ def occlusion(
         for column, drop in zip(columns, drops): lost[:, row, column] += drop[:, None, None]; times[row, column] += 1
     return lost / times
 
-# %% ../nbs/05_interpretation.ipynb #bceba6b0
+# %% ../nbs/05_interpretation.ipynb #c4ee86e7
 def randomised_maps(
     model:keras.Model, # Its weights are as before afterwards
     images, # (N, H, W, 3), 0..255
@@ -294,7 +293,7 @@ def randomised_maps(
         for kernel, kept in before: kernel.assign(kept)
     return maps
 
-# %% ../nbs/05_interpretation.ipynb #232cba4c
+# %% ../nbs/05_interpretation.ipynb #680ce8c6
 def map_similarity(
     a:np.ndarray, # Maps (N, H, W)
     b:np.ndarray, # Maps (N, H, W)
@@ -305,7 +304,7 @@ def map_similarity(
     length = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return np.divide((a * b).sum(1), length, out=np.zeros(len(a)), where=length > 0)
 
-# %% ../nbs/05_interpretation.ipynb #b3371803
+# %% ../nbs/05_interpretation.ipynb #b68d889a
 def deletion_curve(
     model, # As in `occlusion`
     images, # (N, H, W, 3), 0..255
@@ -328,7 +327,7 @@ def deletion_curve(
         curves[name] = [float(probability(np.where((rank < share * m.shape[1])[..., None], hidden, x)).mean()) for share in shares]
     return pd.DataFrame(curves, index=pd.Index(shares, name='share hidden'))
 
-# %% ../nbs/05_interpretation.ipynb #ee6759a3
+# %% ../nbs/05_interpretation.ipynb #12a23b3a
 def plot_deletion(
     curves:pd.DataFrame, # As `deletion_curve` gives it
     title:str|None=None, # Default: the mean over the curve, for the first map and for the random part
@@ -341,10 +340,10 @@ def plot_deletion(
     ax.set_title(title or f"Mean over the curve: {curves.columns[0]} {curves.iloc[:, 0].mean():.2f}, random part {curves['random part'].mean():.2f}", fontsize=10)
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #688a33ef
+# %% ../nbs/05_interpretation.ipynb #773a8ab1
 _colours = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', '#000000')
 
-# %% ../nbs/05_interpretation.ipynb #d01e1e12
+# %% ../nbs/05_interpretation.ipynb #8b6a9917
 class Interpretation:
     "What a classifier got right and wrong on labelled images"
     def __init__(self,
@@ -384,7 +383,7 @@ class Interpretation:
         return (f"{len(self.labels)} images, {len(self.class_names)} classes: accuracy {self.accuracy:.2%}, loss {self.losses.mean():.3f}; "
                 f"outputs taken as {'logits' if self.from_logits else 'probabilities'}" + (f', temperature {self.temperature:.2f}' if self.temperature != 1 else ''))
 
-# %% ../nbs/05_interpretation.ipynb #f1fab8d3
+# %% ../nbs/05_interpretation.ipynb #9d9cdc97
 def interpret(
     model, # A classifier; or any function from images (N, H, W, 3), float32, to outputs (N, classes)
     data:Dataset, # Its images are of the size the model takes
@@ -400,7 +399,7 @@ def interpret(
     if outputs.shape[1] != len(data.class_names): raise ValueError(f"the model gives {outputs.shape[1]} scores, {data.name!r} has {len(data.class_names)} classes: expected as many")
     return Interpretation(outputs, y, x, data.class_names, data.superclass_of, data.superclass_names, from_logits)
 
-# %% ../nbs/05_interpretation.ipynb #d7c67c25
+# %% ../nbs/05_interpretation.ipynb #58547075
 @patch
 def top_losses(self:Interpretation,
     n:int=10,
@@ -425,7 +424,7 @@ def plot_top_losses(self:Interpretation,
     notes = [f'{p[:13]} {c:.0%}\nis {l[:13]}' for p, c, l in zip(worst.predicted, worst.confidence, worst.label)]
     return _sheet(pictures, notes, columns, 'Highest losses: taken for, with what confidence; and what it is', 1.05)
 
-# %% ../nbs/05_interpretation.ipynb #66dcc37b
+# %% ../nbs/05_interpretation.ipynb #cf83a2e2
 @patch
 def confusion(self:Interpretation,
     by:str='class', # 'class' or 'superclass'
@@ -452,7 +451,7 @@ def most_confused(self:Interpretation,
     if self.superclass_of is not None: table['same superclass'] = self.superclass_of[a] == self.superclass_of[b]
     return table
 
-# %% ../nbs/05_interpretation.ipynb #3f4724fe
+# %% ../nbs/05_interpretation.ipynb #23039d2b
 @patch
 def plot_confusion(self:Interpretation,
     by:str|None=None, # 'class' or 'superclass'; default: superclasses where there are more than 20 classes and they are known
@@ -475,7 +474,7 @@ def plot_confusion(self:Interpretation,
     ax.set(xlabel='taken for', ylabel='is', title=f'{right:.1f} % of {len(self.labels):,} images in the right {by}')
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #74aa84e3
+# %% ../nbs/05_interpretation.ipynb #ca863f5c
 @patch
 def per_class(self:Interpretation)->pd.DataFrame: # Row: class; images, recall (accuracy on its images), precision, F1, mean confidence on its images, and the class it is most often mistaken for
     "How each class fares"
@@ -487,7 +486,7 @@ def per_class(self:Interpretation)->pd.DataFrame: # Row: class; images, recall (
     return pd.DataFrame(dict(images=images, recall=ratio(right, images), precision=ratio(right, taken), f1=ratio(2 * right, images + taken), confidence=ratio(confidence, images),
                              mistaken_for=[self.class_names[w.argmax()] if w.any() else '' for w in wrong]), index=pd.Index(self.class_names, name='class'))
 
-# %% ../nbs/05_interpretation.ipynb #4f9993a7
+# %% ../nbs/05_interpretation.ipynb #32ded34e
 @patch
 def reliability(self:Interpretation,
     bins:int=15, # Of equal width
@@ -506,7 +505,7 @@ def ece(self:Interpretation,
     r = self.reliability(bins)
     return float((r.images * (r.confidence - r.accuracy).abs()).sum() / r.images.sum())
 
-# %% ../nbs/05_interpretation.ipynb #429dbd47
+# %% ../nbs/05_interpretation.ipynb #bf47c055
 @patch
 def fit_temperature(self:Interpretation)->float: # Above 1 where the network is too sure of itself, below 1 where it is not sure enough
     "The temperature at which the loss on these images is lowest (Guo et al. 2017)"
@@ -522,7 +521,7 @@ def at_temperature(self:Interpretation,
     copy = object.__new__(Interpretation); vars(copy).update(vars(self), temperature=float(temperature))
     return copy
 
-# %% ../nbs/05_interpretation.ipynb #8d8ebeba
+# %% ../nbs/05_interpretation.ipynb #708f5d9d
 @patch
 def plot_reliability(self:Interpretation,
     after:Interpretation|None=None, # The same at another temperature, drawn beside it
@@ -543,7 +542,7 @@ def plot_reliability(self:Interpretation,
     axes[1, 0].set_ylabel('images')
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #1df2940e
+# %% ../nbs/05_interpretation.ipynb #d238ddf9
 def features(
     model:keras.Model, # A model with an ArviNet inside, or any with the layer
     images, # (N, H, W, 3), 0..255
@@ -558,7 +557,7 @@ def features(
         parts.append((tf.reduce_mean(out, (1, 2)) if len(out.shape) == 4 else out).numpy())
     return np.concatenate(parts)
 
-# %% ../nbs/05_interpretation.ipynb #efae5f6d
+# %% ../nbs/05_interpretation.ipynb #f02d8f37
 def map_2d(
     features:np.ndarray, # (N, width)
     method:str='tsne', # 'tsne' for neighbourhoods, 'pca' for the two directions of largest variance
@@ -575,7 +574,7 @@ def map_2d(
     with threadpool_limits(1 if len(few) < 2000 else None):  # threads cost more than they bring for few points
         return TSNE(perplexity=min(30, (len(few) - 1) / 3), init='pca', random_state=seed).fit_transform(few)
 
-# %% ../nbs/05_interpretation.ipynb #e7290d64
+# %% ../nbs/05_interpretation.ipynb #2c5edc7a
 def plot_map(
     xy:np.ndarray, # (N, 2)
     labels, # (N,), classes or superclasses, counted from 0
@@ -593,13 +592,13 @@ def plot_map(
     ax.set(xticks=[], yticks=[], title=title or f'{len(xy):,} images by their features')
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #577eb871
+# %% ../nbs/05_interpretation.ipynb #57cd9872
 def _directions(features, mean):
     "Rows less the mean, of length one"
     away = np.asarray(features, 'float32') - mean
     return away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
 
-# %% ../nbs/05_interpretation.ipynb #d5d1ce7a
+# %% ../nbs/05_interpretation.ipynb #4bc99327
 def nearest(
     queries:np.ndarray, # Features (N, width)
     bank:np.ndarray, # Features (M, width) to search
@@ -629,7 +628,7 @@ def plot_nearest(
     notes = [''] * len(rows) * len(rows[0]) if notes is None else [str(n) for row in notes for n in row]
     return _sheet(np.concatenate(rows), notes, len(rows[0]), title, .8)
 
-# %% ../nbs/05_interpretation.ipynb #966ad5df
+# %% ../nbs/05_interpretation.ipynb #d4bbe36c
 def near_duplicates(
     a:np.ndarray, # Features (N, width)
     b:np.ndarray|None=None, # Features (M, width) of another part; None to look within `a`
@@ -647,7 +646,7 @@ def near_duplicates(
     pairs = pairs[np.argsort(-pairs[:, 2], kind='stable')]
     return pd.DataFrame(dict(a=pairs[:, 0].astype(int), b=pairs[:, 1].astype(int), likeness=pairs[:, 2]))
 
-# %% ../nbs/05_interpretation.ipynb #e9a08d28
+# %% ../nbs/05_interpretation.ipynb #54eed74e
 def plot_pairs(
     pairs:pd.DataFrame, # As `near_duplicates` gives it
     a, # Images (N, H, W, 3)
@@ -661,7 +660,7 @@ def plot_pairs(
     pictures = np.concatenate([check_images(a)[first.a], check_images(a if b is None else b)[first.b]])
     return _sheet(pictures, [f'{v:.3f}' for v in first.likeness] + [''] * len(first), len(first), title, .8, ['a', 'b'])
 
-# %% ../nbs/05_interpretation.ipynb #945e64de
+# %% ../nbs/05_interpretation.ipynb #1221541e
 def first_filters(
     model:keras.Model, # Any model that begins with a convolution of colours
 )->np.ndarray: # (filters, height, width, 3), float32
@@ -681,7 +680,7 @@ def plot_filters(
     pictures = .5 + .5 * filters / np.abs(filters).max((1, 2, 3), keepdims=True)
     return _sheet(pictures, [''] * len(pictures), min(columns, len(pictures)), title or f'{len(filters)} filters of {filters.shape[1]} × {filters.shape[2]} pixels in the first layer', .55)
 
-# %% ../nbs/05_interpretation.ipynb #e055ed8b
+# %% ../nbs/05_interpretation.ipynb #bfe8bae7
 def _classifier(model):
     "A saved classifier, or the one that comes with the package"
     if model in VARIANTS: return ArviNet(model, pretrained=True, include_top=True, input_shape=(None, None, 3)), CIFAR100_CLASSES
@@ -690,7 +689,7 @@ def _classifier(model):
     try: return keras.models.load_model(path, compile=False), None
     except Exception as e: raise ValueError(f"{model!r} cannot be read as a Keras model ({(str(e) or type(e).__name__).splitlines()[0]}): expected a file saved by model.save('NAME.keras')") from e
 
-# %% ../nbs/05_interpretation.ipynb #e08e50b1
+# %% ../nbs/05_interpretation.ipynb #88b7b3c1
 def _named_classes(names, known, n):
     "Class names from a file, a set's name, or numbers"
     sets = dict(cifar10=CIFAR10_CLASSES, cifar100=CIFAR100_CLASSES)
@@ -700,18 +699,18 @@ def _named_classes(names, known, n):
     if len(found) != n: raise ValueError(f"{len(found)} class names in {names!r}, but the model has {n} classes: expected one for each, in the order of the labels")
     return found
 
-# %% ../nbs/05_interpretation.ipynb #9509d636
+# %% ../nbs/05_interpretation.ipynb #e1725911
 def _pictures(paths, size):
     "Picture files at two sizes: to show, and as the network takes them"
     shown, small, bad = [], [], []
     for path in map(Path, paths):
         try: shown.append(_decode(path, 256, 'crop')); small.append(_decode(path, size, 'crop'))
         except FileNotFoundError: bad.append(f'{str(path)!r} does not exist')
-        except Exception as e: bad.append(f"{str(path)!r} cannot be read as a picture")  # decoders raise errors of every kind
+        except Exception: bad.append(f"{str(path)!r} cannot be read as a picture")  # decoders raise errors of every kind
     if bad: raise ValueError('; '.join(bad) + ': leave these out, or mend them; nothing was written')
     return shown, np.stack(small)
 
-# %% ../nbs/05_interpretation.ipynb #205c04c3
+# %% ../nbs/05_interpretation.ipynb #121e6b2b
 def _explanation(picture, seen, heat, probabilities, names):
     "The figure for one picture"
     fig, axes = plt.subplots(1, 3, figsize=(8, 2.7), width_ratios=(1, 1, 1.1), layout='constrained')
@@ -724,7 +723,7 @@ def _explanation(picture, seen, heat, probabilities, names):
     axes[2].set(xlim=(0, 115), xticks=range(0, 101, 25), xlabel='probability, %'); axes[2].spines[['top', 'right']].set_visible(False)
     return fig
 
-# %% ../nbs/05_interpretation.ipynb #25d09d97
+# %% ../nbs/05_interpretation.ipynb #4fc2aa28
 def explain(
     model:keras.Model, # A classifier of RGB images
     paths, # Picture files
@@ -750,7 +749,7 @@ def explain(
         written.append(target)
     return written
 
-# %% ../nbs/05_interpretation.ipynb #cbf0d968
+# %% ../nbs/05_interpretation.ipynb #21a182b4
 @call_parse
 def arvinet_explain(
     model:str, # Classifier saved as a .keras file; or 'S', 'M', 'L' for the one that comes with the package
