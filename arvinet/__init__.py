@@ -8,6 +8,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # errors only; set it to '0
 _homes = {
     'architecture': ['ArviNet', 'stage_outputs'],
     'data': ['Augment', 'Dataset', 'batches', 'from_arrays', 'from_folder', 'load'],
+    'interpretation': ['Interpretation', 'grad_cam', 'interpret', 'occlusion'],
     'pretraining': ['RECIPES', 'Recipe', 'pretrain'],
     'transfer': ['Classifier', 'compare', 'features', 'few_shot', 'load_classifier', 'transfer'],
 }
