@@ -6,7 +6,7 @@
 __all__ = ['save_compact', 'add_weights', 'weights_table', 'model_card', 'stock', 'fold', 'load_exported', 'export', 'hub_folder',
            'push_to_hub', 'arvinet_export', 'arvinet_card']
 
-# %% ../nbs/04_packaging.ipynb #286baf57
+# %% ../nbs/04_packaging.ipynb #f95cfef8
 import json, logging, os, re, shutil, sys, tempfile, warnings
 from collections import defaultdict
 from hashlib import sha256
@@ -25,10 +25,10 @@ from keras import layers
 import arvinet
 from . import architecture
 from .architecture import ArviNet, registry
-from .data import CIFAR100_CLASSES, Dataset, load, resize
+from .data import CIFAR100_CLASSES, Dataset, load
 from .pretraining import evaluate, write_json
 
-# %% ../nbs/04_packaging.ipynb #36bb292f
+# %% ../nbs/04_packaging.ipynb #a93e841f
 def save_compact(
     model:keras.Model,
     path:str|Path, # Ends in `.weights.h5`
@@ -42,7 +42,7 @@ def save_compact(
         shutil.copyfile(f'{folder}/compact.h5', path)
     return path
 
-# %% ../nbs/04_packaging.ipynb #72d1720f
+# %% ../nbs/04_packaging.ipynb #61fa82cf
 def _compact(name, item, target):
     "Copy a group, or an array in the precision it is kept in; leave the optimizer behind"
     if name.split('/')[0] == 'optimizer': return
@@ -53,7 +53,7 @@ def _compact(name, item, target):
         copy = target.create_dataset(name, data=kept)
     copy.attrs.update(item.attrs)
 
-# %% ../nbs/04_packaging.ipynb #5c2d11d8
+# %% ../nbs/04_packaging.ipynb #53d47916
 _files = dict(M='arvinet_pretrained.weights.h5')
 
 def _file_of(variant, name, known):
@@ -62,7 +62,7 @@ def _file_of(variant, name, known):
     taken = {e['file'] for n, e in known.items() if n != name}
     return f'{name}.weights.h5' if plain in taken else plain
 
-# %% ../nbs/04_packaging.ipynb #e7cfe26c
+# %% ../nbs/04_packaging.ipynb #28980a6a
 def _checked_run(weights, record, name, class_names):
     "Record and class names, if the run has ended and all fit together"
     record = record if isinstance(record, dict) else json.loads(Path(record).read_text())
@@ -75,7 +75,7 @@ def _checked_run(weights, record, name, class_names):
         raise ValueError(f"{Path(weights).name} is not the file of the run {record['name']!r} (SHA-256 {found[:12]}…, expected {str(record['weights_sha256'])[:12]}…): give the run's own final.weights.h5")
     return record, class_names
 
-# %% ../nbs/04_packaging.ipynb #afe45113
+# %% ../nbs/04_packaging.ipynb #ce2b86d8
 def add_weights(
     weights:keras.Model|str|Path, # The trained classifier, or the run's `final.weights.h5`
     record:dict|str|Path, # The record of the run that trained it
@@ -105,7 +105,7 @@ def add_weights(
     write_json(folder/'registry.json', known | {name: entry})
     return entry
 
-# %% ../nbs/04_packaging.ipynb #d29997b5
+# %% ../nbs/04_packaging.ipynb #d2c788e0
 def _same_features(original, shipped, tolerance=5e-3):
     "Raise unless two networks give nearly the same features of real images"
     x = load('digits').x_test[:32]
@@ -113,14 +113,14 @@ def _same_features(original, shipped, tolerance=5e-3):
     worst = np.abs(a - b).max() / np.abs(a).max()
     if not worst < tolerance: raise ValueError(f"the file gives features that differ by {worst:.2g} of the largest, allowed are {tolerance}: its weights do not survive float16; look at the run")
 
-# %% ../nbs/04_packaging.ipynb #b2247672
+# %% ../nbs/04_packaging.ipynb #d19183ea
 def weights_table()->pd.DataFrame: # One row per name: variant, data set, classes, top-1 in percent, MB, file, SHA-256
     "The weights that come with the package"
     rows = {n: dict(variant=e['variant'], data=e['data']['name'], classes=len(e['class_names']), top1=round(100*e['scores']['top1'], 2) if 'top1' in e['scores'] else None,
                     megabytes=round(e['bytes'] / 1e6, 1), file=e['file'], sha256=e['sha256']) for n, e in registry().items()}
     return pd.DataFrame.from_dict(rows, orient='index', columns=['variant', 'data', 'classes', 'top1', 'megabytes', 'file', 'sha256']).rename_axis('name')
 
-# %% ../nbs/04_packaging.ipynb #ec889dbc
+# %% ../nbs/04_packaging.ipynb #f8d11eb7
 def _records(runs):
     "Run records by name, from a folder or a dict"
     if isinstance(runs, dict): return runs
@@ -137,7 +137,7 @@ def _chosen(records, name):
     if name in runs: return name
     raise ValueError(f"no run record {name!r}: there are {', '.join(map(repr, runs)) or 'none'}" if name else "no run record here: give the folder that a run's record.json was copied to")
 
-# %% ../nbs/04_packaging.ipynb #51f1c712
+# %% ../nbs/04_packaging.ipynb #4edebdb0
 _datasets = dict(cifar100=('CIFAR-100', 'uoft-cs/cifar100'), cifar10=('CIFAR-10', 'uoft-cs/cifar10'), mnist=('MNIST', 'ylecun/mnist'), digits=("scikit-learn's digits", None))
 
 def _known(data): return _datasets.get(data.split(',')[0], (data.split(',')[0], None))  # a part is named 'digits, 80 per class'
@@ -150,12 +150,12 @@ def _results(records):
                  top5=100*r['scores'].get('top5', np.nan), epochs=len(r['history'])) for n, r in records.items() if _is_run(r) and r['status'] == 'finished' and 'top1' in r['scores']]
     return pd.DataFrame(rows, columns=['record', 'variant', 'data', 'images', 'top1', 'top5', 'epochs'])
 
-# %% ../nbs/04_packaging.ipynb #997889e9
+# %% ../nbs/04_packaging.ipynb #ef51b502
 def _pipe_table(rows, head):
     def cell(v): return '' if v is None or v != v else f'{v:.2f}' if isinstance(v, float) else str(v).replace('|', '\\|')
     return '\n'.join('| ' + ' | '.join(map(cell, row)) + ' |' for row in [head, ['---'] * len(head), *rows])
 
-# %% ../nbs/04_packaging.ipynb #aa9e3efd
+# %% ../nbs/04_packaging.ipynb #bf393312
 def _about(name, r, repo):
     features = architecture.VARIANTS[r['recipe']['variant']]['widths'][-1]
     shipped = next((n for n, e in registry().items() if e['run'] == r['name']), None)
@@ -166,7 +166,7 @@ def _about(name, r, repo):
     return lines + ["## How to load", f"With the package:\n\n```python\nfrom arvinet import ArviNet\nbackbone = ArviNet({r['recipe']['variant']!r}, {own})\nfeatures = backbone.predict(images)  # uint8 or float, 0..255\n```",
                     f"With Keras alone:\n\n```python\nimport keras\nclassifier = keras.saving.load_model('hf://{repo}')\n```"]
 
-# %% ../nbs/04_packaging.ipynb #12a6e536
+# %% ../nbs/04_packaging.ipynb #f27efcf8
 def _use(name, r, repo):
     return ["## Intended use", "A feature extractor and a starting point for fine-tuning on small pictures of one's own, for teaching, and for comparisons. "
             "Images go in as they are, 0..255; the normalisation is the first layer.",
@@ -183,7 +183,7 @@ def _training_data(facts):
         return lines
     return section
 
-# %% ../nbs/04_packaging.ipynb #442bfc59
+# %% ../nbs/04_packaging.ipynb #fed198ef
 def _recipe(name, r, repo):
     rows = [(f'`{k}`', ', '.join(f'{e} epochs at {p} px' for e, p in v) if k == 'phases' else v) for k, v in r['recipe'].items()]
     return ["## Recipe", f"From random weights, with record `{name}`, in {r['precision']}.", _pipe_table([(k, f'{v:g}' if isinstance(v, float) else v) for k, v in rows], ('field', 'value'))]
@@ -196,7 +196,7 @@ def _scores(table):
                 _pipe_table(rows, ('record', 'variant', 'data', 'test images', 'top-1, %', 'top-5, %'))]
     return section
 
-# %% ../nbs/04_packaging.ipynb #b991c99a
+# %% ../nbs/04_packaging.ipynb #89e9227d
 def _limits(name, r, repo):
     sides = sorted({p for _, p in r['recipe']['phases']})
     return ["## Limits", f"- It was trained on pictures of {' and '.join(map(str, sides))} pixels, each filled by one thing. Larger pictures run, but things in them are then larger than any it has seen.\n"
@@ -214,7 +214,7 @@ def _citation(name, r, repo):
             f"```bibtex\n@software{{arvinet,\n  title = {{ArviNet: the small-image backbone for Keras}},\n  author = {{{metadata.metadata('arvinet')['Author']}}},\n  version = {{{arvinet.__version__}}},\n"
             f"  year = {{{r['started'][:4]}}},\n  url = {{https://github.com/arvinet/arvinet}}\n}}\n```"]
 
-# %% ../nbs/04_packaging.ipynb #406013fc
+# %% ../nbs/04_packaging.ipynb #054f210c
 def _card_data(name, r, repo, table):
     from huggingface_hub import EvalResult, ModelCardData
     def result(t, key, metric):
@@ -227,7 +227,7 @@ def _card_data(name, r, repo, table):
     return ModelCardData(model_name=repo.split('/')[-1], eval_results=results or None, library_name='keras', license='apache-2.0', pipeline_tag='image-classification',
                          tags=['keras', 'arvinet', 'image-feature-extraction', 'small-images'], datasets=[hub_id] if hub_id else None, metrics=['accuracy'])
 
-# %% ../nbs/04_packaging.ipynb #fcd2d077
+# %% ../nbs/04_packaging.ipynb #faa555e5
 def model_card(
     runs:str|Path|dict='nbs/runs', # Folder of run records, or records by name
     name:str|None=None, # The record of the model; default the finished run with the best top-1
@@ -242,7 +242,7 @@ def model_card(
     text = '\n\n'.join(line for section in sections for line in section(name, r, repo))
     return ModelCard(f'---\n{_card_data(name, r, repo, table).to_yaml()}\n---\n\n{text}\n')
 
-# %% ../nbs/04_packaging.ipynb #71da3bad
+# %% ../nbs/04_packaging.ipynb #7a610c36
 _modules = {'ai_edge_litert': 'ai-edge-litert'}
 
 def _need(module, what, extra):
@@ -253,7 +253,7 @@ def _checked_repo(repo_id):
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(repo_id)): raise ValueError(f"repo_id={repo_id!r}: expected 'owner/name'")
     return repo_id
 
-# %% ../nbs/04_packaging.ipynb #0d0e1921
+# %% ../nbs/04_packaging.ipynb #e28bc6b9
 def _leaves(model):
     "Layers of a model and of the models nested in it, in order"
     for layer in model.layers:
@@ -262,14 +262,14 @@ def _leaves(model):
 
 _own_layers = {architecture.Conv2D: layers.Conv2D, architecture.BatchNormalization: layers.BatchNormalization}
 
-# %% ../nbs/04_packaging.ipynb #2d038697
+# %% ../nbs/04_packaging.ipynb #dfbb4f83
 def _graph(model):
     "The functional view of a model"
     if not model.built: raise ValueError(f"{model.name!r} is not built yet: give it an Input, or call it on images once")
     try: return keras.Model(*[ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs)], name=model.name)
     except (AttributeError, ValueError, TypeError) as e: raise ValueError(f"{model.name!r} is a {type(model).__name__}, expected a functional or sequential Keras model: its graph is not known; build it as keras.Model(inputs, outputs) or keras.Sequential") from e
 
-# %% ../nbs/04_packaging.ipynb #e0b139cf
+# %% ../nbs/04_packaging.ipynb #7647767e
 def _copy(model, change=lambda layer: None):
     "A float32 copy of stock layers, not compiled, without its weights; `change` may give another layer for one"
     def clone(layer):
@@ -288,7 +288,7 @@ def _copy(model, change=lambda layer: None):
         if isinstance(m, keras.Model): m.compiled = False  # a custom optimizer or loss is of no use in the copy
     return copy
 
-# %% ../nbs/04_packaging.ipynb #5da69620
+# %% ../nbs/04_packaging.ipynb #c3cd9eec
 def stock(
     model:keras.Model, # Functional or sequential, with an ArviNet in it or not
 )->keras.Model: # Functional, not compiled
@@ -298,7 +298,7 @@ def stock(
     copy.set_weights(view.get_weights())
     return copy
 
-# %% ../nbs/04_packaging.ipynb #604ef415
+# %% ../nbs/04_packaging.ipynb #97adeb68
 def _consumers(model):
     "For each layer's name, the layers that take its output; None stands for the model's own output"
     if isinstance(model, keras.Sequential):
@@ -310,7 +310,7 @@ def _consumers(model):
     for source in re.findall(r'\["([^"]+)", \d+, \d+\]', json.dumps(config['output_layers'] if np.ndim(config['output_layers']) != 1 else [config['output_layers']])): taken[source].append(None)
     return taken
 
-# %% ../nbs/04_packaging.ipynb #c37d72b0
+# %% ../nbs/04_packaging.ipynb #c0b49a4f
 def _foldable(model):
     "Pairs (convolution, batch norm) in a model and the models nested in it, where the batch norm alone takes the convolution's output"
     taken, by_name = _consumers(model), {l.name: l for l in model.layers}
@@ -320,7 +320,7 @@ def _foldable(model):
     for layer in model.layers:
         if isinstance(layer, keras.Model): yield from _foldable(layer)
 
-# %% ../nbs/04_packaging.ipynb #8ddfd7d4
+# %% ../nbs/04_packaging.ipynb #d6b9d90a
 def _folded_weights(conv, norm):
     "Kernel and bias of a convolution that does its batch norm as well"
     kernel, *bias = conv.get_weights()
@@ -328,7 +328,7 @@ def _folded_weights(conv, norm):
     scale = gamma / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
     return [kernel * scale, beta + ((bias[0] if bias else 0.) - norm.moving_mean.numpy()) * scale]
 
-# %% ../nbs/04_packaging.ipynb #934af013
+# %% ../nbs/04_packaging.ipynb #4a0bd4fb
 def fold(
     model:keras.Model, # Functional or sequential, with an ArviNet in it or not
 )->keras.Model:
@@ -344,7 +344,7 @@ def fold(
         elif id(old) not in norms: new.set_weights(old.get_weights())
     return folded
 
-# %% ../nbs/04_packaging.ipynb #1c1cfe16
+# %% ../nbs/04_packaging.ipynb #d99b9256
 _suffixes = dict(onnx='.onnx', litert='.tflite', openvino='.xml', tf_saved_model='')
 _needs = dict(onnx=('onnx', 'tf2onnx', 'onnxruntime'), litert=('ai_edge_litert',), openvino=('openvino', 'scipy'), tf_saved_model=())
 _runtimes = dict(onnx='onnxruntime', litert='ai-edge-litert', openvino='openvino', tf_saved_model='tensorflow')
@@ -359,12 +359,12 @@ def _format(path, format=None):
     for module in _needs[found]: _need(module, f'The format {found!r}', 'export')
     return found
 
-# %% ../nbs/04_packaging.ipynb #50bfdbc4
+# %% ../nbs/04_packaging.ipynb #61b26c52
 def _version(package):
     try: return f'{package} {metadata.version(package)}'
     except metadata.PackageNotFoundError: return f'tensorflow {tf.__version__}' if package == 'tensorflow' else package
 
-# %% ../nbs/04_packaging.ipynb #2b6b7ab6
+# %% ../nbs/04_packaging.ipynb #42623a10
 def _versions(format): return ', '.join(map(_version, ('keras', 'tensorflow', *(m.replace('_', '-') for m in _needs[format]))))
 
 def _cause(error):
@@ -372,7 +372,7 @@ def _cause(error):
     said = re.search(r'\x1b\[1m(.+?)\x1b\[0m', str(error), re.S)  # Keras prints it in bold
     return next((l.strip() for l in (said[1] if said else str(error)).splitlines() if l.strip()), type(error).__name__).rstrip('.')
 
-# %% ../nbs/04_packaging.ipynb #54f43ece
+# %% ../nbs/04_packaging.ipynb #e2f075cf
 def load_exported(
     path:str|Path, # What `export` wrote
     format:str|None=None, # 'onnx', 'litert', 'openvino' or 'tf_saved_model'; default by the suffix
@@ -384,7 +384,7 @@ def load_exported(
     run = globals()[f'_run_{format}'](str(path))
     return lambda images: run(np.ascontiguousarray(images, 'float32'))
 
-# %% ../nbs/04_packaging.ipynb #7bd13e1e
+# %% ../nbs/04_packaging.ipynb #c6e62b5b
 def _run_onnx(path):
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
@@ -412,7 +412,7 @@ def _run_tf_saved_model(path):
     loaded = tf.saved_model.load(path)
     return lambda x: loaded.serve(x).numpy()
 
-# %% ../nbs/04_packaging.ipynb #4cc69f7f
+# %% ../nbs/04_packaging.ipynb #8531fd0b
 def _write(model, path, format):
     "Let Keras write the file, quietly; say which versions failed if it cannot"
     spec = keras.InputSpec(shape=model.input_shape, dtype='float32', name='image')
@@ -427,7 +427,7 @@ def _write(model, path, format):
         for l, level in zip(logs, levels): l.setLevel(level)
     if format == 'onnx': _name_onnx(path, model)
 
-# %% ../nbs/04_packaging.ipynb #a3b01f11
+# %% ../nbs/04_packaging.ipynb #f27f2760
 def _name_onnx(path, model):
     "Give the ONNX file's output, batch axis and description names a reader understands"
     import onnx
@@ -441,7 +441,7 @@ def _name_onnx(path, model):
     file.doc_string = 'Images (batch, height, width, 3) in 0..255, float32; the normalisation is part of the network.'
     onnx.save(file, str(path))
 
-# %% ../nbs/04_packaging.ipynb #c252812e
+# %% ../nbs/04_packaging.ipynb #05f5558b
 def _test_images(model, images):
     "Images of the model's size: those given, or the built-in digits"
     if len(model.inputs) != 1 or len(model.outputs) != 1: raise ValueError(f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs, expected one of each: export a part, as keras.Model(model.input, one_output)")
@@ -452,7 +452,7 @@ def _test_images(model, images):
         raise ValueError(f"images of shape {None if images is None else np.shape(images)}: the model takes {tuple(model.input_shape)}; give some of your own with images=")
     return np.asarray(images)
 
-# %% ../nbs/04_packaging.ipynb #4262d7f1
+# %% ../nbs/04_packaging.ipynb #e8ae05e8
 def _answers(path, format, images):
     "What a file's own runtime gives for images: one alone, then the others"
     try:
@@ -460,7 +460,7 @@ def _answers(path, format, images):
         return np.concatenate([run(images[:1]), *(run(images[max(i, 1):i+250]) for i in range(0, len(images), 250))])
     except Exception as e: raise RuntimeError(f"{path.name!r} was written, but {_version(_runtimes[format])} cannot run it ({_versions(format)}): {_cause(e).replace(str(path), path.name)}. Try another format, or layers that the format knows") from e
 
-# %% ../nbs/04_packaging.ipynb #40d6229b
+# %% ../nbs/04_packaging.ipynb #a815df99
 def export(
     model:keras.Model, # Functional or sequential, one input and one output; layers and precision of this package are replaced
     path:str|Path, # Ends in .onnx, .tflite or .xml; a folder for a SavedModel
@@ -483,10 +483,10 @@ def export(
     same = expected.ndim == 2 and float((found.argmax(1) == expected.argmax(1)).mean())
     return dict(format=format, file=path.name, bytes=sum(p.stat().st_size for p in files), images=len(images), largest_difference=largest, same_class=same, runtime=_version(_runtimes[format]))
 
-# %% ../nbs/04_packaging.ipynb #9d3b145a
+# %% ../nbs/04_packaging.ipynb #d0e80d74
 _hub_files = 'README.md', 'config.json', 'metadata.json', 'model.weights.h5'
 
-# %% ../nbs/04_packaging.ipynb #f36f4c93
+# %% ../nbs/04_packaging.ipynb #446f8752
 def hub_folder(
     model:keras.Model, # Functional or sequential; it is written with Keras's own layers, in float32
     folder:str|Path, # New or empty, or of an earlier call
@@ -501,7 +501,7 @@ def hub_folder(
     if card is not None: (folder/'README.md').write_text(str(getattr(card, 'content', card)), encoding='utf-8')
     return folder
 
-# %% ../nbs/04_packaging.ipynb #e1ce1c41
+# %% ../nbs/04_packaging.ipynb #aebfb3d7
 def push_to_hub(
     folder:str|Path, # From `hub_folder`
     repo_id:str, # 'owner/name'
@@ -519,7 +519,7 @@ def push_to_hub(
     if not dry_run: plan.attrs['commit'] = _send(folder, repo_id, files, private, token, endpoint)
     return plan
 
-# %% ../nbs/04_packaging.ipynb #1d75311e
+# %% ../nbs/04_packaging.ipynb #b73275b2
 def _send(folder, repo_id, files, private, token, endpoint):
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
@@ -531,7 +531,7 @@ def _send(folder, repo_id, files, private, token, endpoint):
         secret = token or get_token(); said = str(e).replace(secret, '<token>') if secret else str(e)
     raise OSError(f"the hub did not take {repo_id!r}: {said.strip().splitlines()[0].rstrip('.')}. Log in with `hf auth login`, or give a token that may write to it")
 
-# %% ../nbs/04_packaging.ipynb #4acddece
+# %% ../nbs/04_packaging.ipynb #d9201267
 def _source_model(source, variant, top, classes):
     "The model that a command's argument stands for"
     if source.endswith('.keras'):
@@ -541,7 +541,7 @@ def _source_model(source, variant, top, classes):
     if entry: variant, classes = entry['variant'], len(entry['class_names'])
     return ArviNet(variant, source, include_top=top, classes=classes)
 
-# %% ../nbs/04_packaging.ipynb #8b554464
+# %% ../nbs/04_packaging.ipynb #ba9ac5bd
 @call_parse
 def arvinet_export(
     source:str, # Name of weights in the package, a .weights.h5 file, or a .keras model
@@ -557,7 +557,7 @@ def arvinet_export(
     except (ValueError, OSError, ImportError, RuntimeError) as e: sys.exit(f'arvinet_export: {e}')
     print(f"{r['file']}: {r['bytes']:,} bytes; on {r['images']} images {r['runtime']} differs from Keras by {r['largest_difference']:.1e} of the largest output")
 
-# %% ../nbs/04_packaging.ipynb #cbf64040
+# %% ../nbs/04_packaging.ipynb #4bc90339
 @call_parse
 def arvinet_card(
     runs:str='nbs/runs', # Folder of the run records
