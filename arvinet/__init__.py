@@ -6,8 +6,9 @@ import importlib, os
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # errors only; set it to '0' for TensorFlow's own chatter
 
 _homes = {
-    'architecture': ['ArviNet', 'stage_outputs'],
+    'architecture': ['ArviNet', 'registry', 'stage_outputs'],
     'data': ['Augment', 'Dataset', 'batches', 'from_arrays', 'from_folder', 'load'],
+    'packaging': ['export', 'fold', 'load_exported', 'model_card', 'push_to_hub', 'stock'],
     'interpretation': ['Interpretation', 'grad_cam', 'interpret', 'occlusion'],
     'pretraining': ['RECIPES', 'Recipe', 'pretrain'],
     'transfer': ['Classifier', 'compare', 'features', 'few_shot', 'load_classifier', 'transfer'],
