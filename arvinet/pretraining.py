@@ -48,6 +48,10 @@ class Recipe:
     cutmix:float=0. # Beta parameter; 0 for none
     mix_share:float=1. # Share of the images that mixup or CutMix changes
     mix_until:float=1. # Share of the epochs, from the first on, that have mixup or CutMix
+    teacher:str='' # Weights of a classifier to learn from: a name in `arvinet.registry()` or a .weights.h5 file; '' for none
+    teacher_variant:str='M' # Of the teacher
+    teacher_share:float=.5 # Share of its probabilities in the targets, 0 to 1
+    teacher_temperature:float=2. # Its logits are divided by this
     initialization:str='identity' # Of 3 x 3 filters: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
@@ -57,6 +61,8 @@ class Recipe:
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
         if not self.phases or any(e < 1 or p < 16 for e, p in self.phases):
             raise ValueError(f"phases={self.phases!r}: expected pairs of (epochs, pixels) with at least 1 epoch of at least 16 pixels")
+        if not 0 <= self.teacher_share <= 1 or self.teacher_temperature <= 0:
+            raise ValueError(f"teacher_share={self.teacher_share}, teacher_temperature={self.teacher_temperature}: expected a share of 0 to 1 and a temperature above 0")
         if self.batch_size < 2: raise ValueError(f"batch_size={self.batch_size}: batch norm needs at least 2 images")
 
     @property
@@ -72,7 +78,7 @@ class Recipe:
         return cls(**given)
 
 # %% ../nbs/02_pretraining.ipynb #7395403e
-_choices = dict(variant=tuple(VARIANTS), optimizer=('muon', 'sgd', 'adam'), schedule=('linear', 'plateau'),
+_choices = dict(variant=tuple(VARIANTS), teacher_variant=tuple(VARIANTS), optimizer=('muon', 'sgd', 'adam'), schedule=('linear', 'plateau'),
                 flip=('alternating', 'random', 'none'), initialization=('identity', 'he'))
 
 # %% ../nbs/02_pretraining.ipynb #6cc7483a
@@ -318,12 +324,16 @@ def _plateau_callbacks(recipe, folder):
             keras.callbacks.EarlyStopping(patience=recipe.patience)]
 
 # %% ../nbs/02_pretraining.ipynb #08cb88f1
-def _network(recipe, classes, precision):
-    "A classifier of any image size with logits, in a given precision"
+def _policy(precision, build):
+    "What `build` gives under a dtype policy"
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
-    try: model = ArviNet(recipe.variant, include_top=True, classes=classes, input_shape=(None, None, 3), classifier_activation=None, seed=recipe.seed)
+    try: return build()
     finally: keras.config.set_dtype_policy(before)
+
+def _network(recipe, classes, precision):
+    "A classifier of any image size with logits, in a given precision"
+    model = _policy(precision, lambda: ArviNet(recipe.variant, include_top=True, classes=classes, input_shape=(None, None, 3), classifier_activation=None, seed=recipe.seed))
     return identity_initialization(model, recipe.seed) if recipe.initialization == 'identity' else model
 
 # %% ../nbs/02_pretraining.ipynb #04062e8e
@@ -361,6 +371,16 @@ def _augment(recipe, side, mixes):
     mixing = dict(mixup=recipe.mixup, cutmix=recipe.cutmix, mix_share=recipe.mix_share) if mixes else {}
     return Augment(flip=recipe.flip, shift=round(recipe.shift * side / 32), cutout=round(recipe.cutout * side / 32), **mixing)
 
+# %% ../nbs/02_pretraining.ipynb #9fe03b25
+def _teacher(recipe, classes, precision):
+    "A function from a batch to the same with softened targets, or None"
+    if not recipe.teacher: return None
+    net = _policy(precision, lambda: ArviNet(recipe.teacher_variant, recipe.teacher, True, classes, (None, None, 3), classifier_activation=None))
+    def soften(x, y):
+        soft = tf.nn.softmax(net(x, training=False) / recipe.teacher_temperature)
+        return x, y * (1 - recipe.teacher_share) + soft * recipe.teacher_share
+    return soften
+
 # %% ../nbs/02_pretraining.ipynb #0fe83092
 def pretrain(
     data:Dataset, # Training images; its test part is only looked at for scores
@@ -384,16 +404,17 @@ def pretrain(
     model = model or _network(recipe, classes, precision)
     if model.output_shape[-1] != classes: raise ValueError(f"the model gives {model.output_shape[-1]} logits, the data have {classes} classes")
     folder = Path(folder or Path('checkpoints')/name).expanduser()
+    teacher = _teacher(recipe, classes, precision)
     state = _prepare(folder, model, recipe, resume)
     model.compile(_optimizer(recipe, steps * recipe.epochs), keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
                   metrics=[keras.metrics.CategoricalAccuracy('accuracy')], steps_per_execution=next(k for k in (5, 4, 3, 2, 1) if steps % k == 0))
     model.optimizer.build(model.trainable_variables)
     record, memory = state.restore(model) if state.path.exists() else (_new_record(name, recipe, data, precision), None)
-    _fit(model, data, recipe, record, memory, state, [*_plateau_callbacks(recipe, folder), *callbacks], stop_after, validate_every, progress)
+    _fit(model, data, recipe, teacher, record, memory, state, [*_plateau_callbacks(recipe, folder), *callbacks], stop_after, validate_every, progress)
     return model, _finish(model, data, recipe, record, folder)
 
 # %% ../nbs/02_pretraining.ipynb #206c1fc2
-def _fit(model, data, recipe, record, memory, state, callbacks, stop_after, validate_every, progress):
+def _fit(model, data, recipe, teacher, record, memory, state, callbacks, stop_after, validate_every, progress):
     "The epochs that are left, a `fit` for each image size"
     done, classes = len(record['history']), len(data.class_names)
     until = min(recipe.epochs, done + (stop_after or recipe.epochs))
@@ -402,6 +423,7 @@ def _fit(model, data, recipe, record, memory, state, callbacks, stop_after, vali
     for side, mixes, first, last in _phases(recipe, done, until):
         x = resize(data.x_train, side)
         train = batches(x, data.y_train, recipe.batch_size, augment=_augment(recipe, side, mixes), seed=recipe.seed, shuffle=True, start_epoch=first, epochs=last - first, classes=classes).map(one_hot)
+        if teacher: train = train.map(teacher)
         steps = len(x) // recipe.batch_size
         keeper.image_size, keeper.images, model.train_function = side, steps * recipe.batch_size, None
         held = batches(data.x_test, data.y_test, 250).map(one_hot) if len(data.x_test) else None

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 
 from .architecture import VARIANTS, ArviNet, stage_outputs
 from .data import Augment, Dataset, _image_files, _images, _Line, _rank_in_class, _read, _report, batches, check_images, load
-from .pretraining import Recipe, _about, best_precision, evaluate, identity_initialization, machine, pretrain, write_json
+from .pretraining import Recipe, _about, _policy, best_precision, evaluate, identity_initialization, machine, pretrain, write_json
 
 # %% ../nbs/03_transfer.ipynb #9dbebc4e
 def _pooled(backbone, stages):
@@ -147,14 +147,6 @@ def load_classifier(
     try: about, model = json.loads((folder/'classifier.json').read_text()), keras.models.load_model(folder/'model.keras', compile=False)
     except Exception as e: raise ValueError(f"the classifier in {str(folder)!r} is damaged ({str(e).splitlines()[0]}): save it again") from e
     return Classifier(model, about['class_names'], about['size'], about['record'])
-
-# %% ../nbs/03_transfer.ipynb #e3224180
-def _policy(precision, build):
-    "What `build` gives under a dtype policy"
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try: return build()
-    finally: keras.config.set_dtype_policy(before)
 
 # %% ../nbs/03_transfer.ipynb #aa471aa0
 def _network(variant, pretrained, stages, classes, seed, precision='float32', softmax=False):
