@@ -78,7 +78,7 @@ class Recipe:
         return cls(**given)
 
 # %% ../nbs/02_pretraining.ipynb #7395403e
-_choices = dict(variant=tuple(VARIANTS), teacher_variant=tuple(VARIANTS), optimizer=('muon', 'sgd', 'adam'), schedule=('linear', 'plateau'),
+_choices = dict(variant=VARIANTS, teacher_variant=VARIANTS, optimizer=('muon', 'sgd', 'adam'), schedule=('linear', 'plateau'),
                 flip=('alternating', 'random', 'none'), initialization=('identity', 'he'))
 
 # %% ../nbs/02_pretraining.ipynb #6cc7483a
