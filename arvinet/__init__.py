@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 import importlib, os
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # errors only; set it to '0' for TensorFlow's own chatter
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # kernels that train faster; TensorFlow leaves them off without 512-bit vectors
 
 _homes = {
     'architecture': ['ArviNet', 'registry', 'stage_outputs'],
@@ -11,7 +12,7 @@ _homes = {
     'packaging': ['export', 'fold', 'load_exported', 'model_card', 'push_to_hub', 'stock'],
     'interpretation': ['Interpretation', 'grad_cam', 'interpret', 'occlusion'],
     'pretraining': ['RECIPES', 'Recipe', 'pretrain'],
-    'transfer': ['Classifier', 'compare', 'features', 'few_shot', 'load_classifier', 'transfer'],
+    'transfer': ['Classifier', 'compare', 'features', 'few_shot', 'load_classifier'],
 }
 _home = {name: module for module, names in _homes.items() for name in names}
 

@@ -81,7 +81,15 @@ def winograd_conv2d(
 def _on_gpu(): return bool(tf.config.list_physical_devices('GPU'))
 
 # %% ../nbs/00_architecture.ipynb #197b14c9
-def _winograd_pays(n, channels): return channels >= 128 or channels >= 64 and (n % 6 == 0 or n <= 12)
+@lru_cache
+def _wide_vectors():
+    "Whether the processor computes in vectors of 512 bits, for which direct convolutions are at their best"
+    try: return 'avx512f' in Path('/proc/cpuinfo').read_text()
+    except OSError: return False
+
+def _winograd_pays(n, channels):
+    if _wide_vectors(): return channels >= 128 or channels >= 64 and (n % 6 == 0 or n <= 12)
+    return channels >= 64 or channels >= 32 and n <= 24
 
 # %% ../nbs/00_architecture.ipynb #0a6f35a9
 @keras.saving.register_keras_serializable('arvinet')

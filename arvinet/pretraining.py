@@ -10,6 +10,7 @@ __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle
 import json, os, platform, shutil, sys, time
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import tensorflow as tf
 from fastcore.script import call_parse, store_true
 
 import arvinet
-from .architecture import VARIANTS, ArviNet
+from .architecture import VARIANTS, ArviNet, _wide_vectors
 from .data import Augment, Dataset, batches, load, resize
 
 # %% ../nbs/02_pretraining.ipynb #06c61a0a
@@ -203,13 +204,22 @@ def machine()->dict: # Processor, cores, accelerators and package versions
     return dict(processor=_processor(), cores=os.cpu_count(), accelerators=[d.name for d in tf.config.list_physical_devices('GPU')],
                 versions=dict(arvinet=arvinet.__version__, python=platform.python_version(), tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__))
 
+# %% ../nbs/02_pretraining.ipynb #72dca57b
+def _matmul_seconds(dtype, side=1024, repeats=5):
+    "Of a product of two square matrices, the best of some"
+    a, seconds = tf.ones((side, side), dtype), []
+    for _ in range(repeats + 1):
+        start = time.perf_counter(); tf.cast(a @ a, tf.float32).numpy()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
 # %% ../nbs/02_pretraining.ipynb #c8490462
+@cache
 def best_precision()->str: # 'mixed_bfloat16' or 'float32'
-    "bfloat16 where the processor or a GPU computes in it, else float32"
+    "bfloat16 on a GPU and where the processor multiplies matrices in it far faster, else float32"
     if tf.config.list_physical_devices('GPU'): return 'mixed_bfloat16'
-    try: flags = Path('/proc/cpuinfo').read_text()
-    except OSError: return 'float32'
-    return 'mixed_bfloat16' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'float32'
+    if platform.machine() in ('x86_64', 'AMD64') and not _wide_vectors(): return 'float32'
+    return 'mixed_bfloat16' if _matmul_seconds(tf.float32) > 1.6 * _matmul_seconds(tf.bfloat16) else 'float32'
 
 # %% ../nbs/02_pretraining.ipynb #246bb74a
 _remembered = ('best', 'wait', 'cooldown_counter', 'stopped_epoch', 'best_epoch')
@@ -336,6 +346,12 @@ def _network(recipe, classes, precision):
     model = _policy(precision, lambda: ArviNet(recipe.variant, include_top=True, classes=classes, input_shape=(None, None, 3), classifier_activation=None, seed=recipe.seed))
     return identity_initialization(model, recipe.seed) if recipe.initialization == 'identity' else model
 
+# %% ../nbs/02_pretraining.ipynb #ace6381a
+def _precision(folder):
+    "That of the run in a folder; of a new one, what the machine does best"
+    try: return json.loads((folder/'record.json').read_text())['precision']
+    except (TypeError, OSError, ValueError, KeyError): return best_precision()
+
 # %% ../nbs/02_pretraining.ipynb #04062e8e
 def evaluate(
     model:keras.Model, # Gives logits or probabilities
@@ -399,11 +415,11 @@ def pretrain(
     recipe = get_recipe(recipe)
     name = name or f'pretrain_{recipe.variant.lower()}'
     if len(data.x_train) < recipe.batch_size: raise ValueError(f"{len(data.x_train)} training images, batch_size={recipe.batch_size}: give a smaller batch_size")
-    precision = best_precision() if precision == 'auto' else precision
+    folder = Path(folder or Path('checkpoints')/name).expanduser()
+    precision = _precision(folder if resume else None) if precision == 'auto' else precision
     classes, steps = len(data.class_names), len(data.x_train) // recipe.batch_size
     model = model or _network(recipe, classes, precision)
     if model.output_shape[-1] != classes: raise ValueError(f"the model gives {model.output_shape[-1]} logits, the data have {classes} classes")
-    folder = Path(folder or Path('checkpoints')/name).expanduser()
     teacher = _teacher(recipe, classes, precision)
     state = _prepare(folder, model, recipe, resume)
     model.compile(_optimizer(recipe, steps * recipe.epochs), keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
