@@ -574,6 +574,17 @@ def map_2d(
     with threadpool_limits(1 if len(few) < 2000 else None):  # threads cost more than they bring for few points
         return TSNE(perplexity=min(30, (len(few) - 1) / 3), init='pca', random_state=seed).fit_transform(few)
 
+# %% ../nbs/05_interpretation.ipynb #40ead114
+def _spread(centres, names, width, height):
+    "Places for labels near their centres, moved up until none lies on another"
+    placed = {}
+    for c in sorted(centres, key=lambda c: centres[c][1]):
+        x, y = centres[c]
+        def meets(o): return abs(x - placed[o][0]) < .009 * width * (len(str(names[c])) + len(str(names[o]))) and abs(y - placed[o][1]) < .036 * height
+        while any(meets(o) for o in placed): y += .006 * height
+        placed[c] = x, y
+    return placed
+
 # %% ../nbs/05_interpretation.ipynb #2c5edc7a
 def plot_map(
     xy:np.ndarray, # (N, 2)
@@ -584,11 +595,13 @@ def plot_map(
     "A 2-D map of features, by label"
     fig, ax = plt.subplots(figsize=(6.5, 5.5), layout='constrained')
     labels = check_labels(labels, len(xy), len(names))
+    centres = {}
     for c in np.unique(labels):
         points, colour = xy[labels == c], _colours[c % 7]
         ax.scatter(*points.T, s=max(4, 300 / np.sqrt(len(xy))), color=colour, marker='o^sDvP*'[c // 7 % 7], alpha=.6, linewidth=0)
-        centre = points[np.square(points - np.median(points, 0)).sum(1).argmin()]
-        ax.annotate(str(names[c]).replace('_', ' '), centre, ha='center', va='center', fontsize=8, fontweight='bold', bbox=dict(facecolor='white', edgecolor=colour, alpha=.85, boxstyle='round,pad=.15'))
+        centres[c] = points[np.square(points - np.median(points, 0)).sum(1).argmin()]
+    for c, place in _spread(centres, names, *np.ptp(xy, 0)).items():
+        ax.annotate(str(names[c]).replace('_', ' '), place, ha='center', va='center', fontsize=7, fontweight='bold', bbox=dict(facecolor='white', edgecolor=_colours[c % 7], alpha=.85, boxstyle='round,pad=.15'))
     ax.set(xticks=[], yticks=[], title=title or f'{len(xy):,} images by their features')
     return fig
 

@@ -87,7 +87,7 @@ RECIPES = dict(
     original=Recipe(phases=((100, 32),), batch_size=32, optimizer='adam', learning_rate=1e-3, schedule='plateau', warmup=0.,
                     label_smoothing=0., flip='random', initialization='he'),
     quick=Recipe(phases=((4, 24), (2, 32))),
-    best=Recipe(phases=((15, 24), (9, 32))),
+    best=Recipe(phases=((8, 20), (12, 24), (7, 32))),
     tryout=Recipe('S', phases=((2, 16), (1, 32)), batch_size=50, flip='none', shift=3),
 )
 
