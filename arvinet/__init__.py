@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 import importlib, os
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')   # errors only; set it to '0' for TensorFlow's own chatter
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # kernels that train faster; TensorFlow leaves them off without 512-bit vectors
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')  # kernels that train faster; on some processors TensorFlow leaves them off
 
 _homes = {
     'architecture': ['ArviNet', 'registry', 'stage_outputs'],
