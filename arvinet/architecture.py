@@ -89,7 +89,7 @@ def _wide_vectors():
 
 def _winograd_pays(n, channels):
     if _wide_vectors(): return channels >= 128 or channels >= 64 and (n % 6 == 0 or n <= 12)
-    return channels >= 64 or channels >= 32 and n <= 24
+    return channels >= 64
 
 # %% ../nbs/00_architecture.ipynb #0a6f35a9
 @keras.saving.register_keras_serializable('arvinet')
