@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'write_json',
-           'machine', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
+           'machine', 'keep_row', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
 
 # %% ../nbs/02_pretraining.ipynb #2b6ec5fd
 import json, os, platform, shutil, sys, time
@@ -53,7 +53,8 @@ class Recipe:
     teacher_variant:str='M' # Of the teacher
     teacher_share:float=.5 # Share of its probabilities in the targets, 0 to 1
     teacher_temperature:float=2. # Its logits are divided by this
-    initialization:str='identity' # Of 3 x 3 filters: 'identity' or 'he'
+    start:str='' # Weights to start from: a name in `arvinet.registry()` or a .weights.h5 file of the same variant and classes; '' for random ones
+    initialization:str='identity' # Of 3 x 3 filters where weights are random: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
     def __post_init__(self):
@@ -204,6 +205,18 @@ def machine()->dict: # Processor, cores, accelerators and package versions
     return dict(processor=_processor(), cores=os.cpu_count(), accelerators=[d.name for d in tf.config.list_physical_devices('GPU')],
                 versions=dict(arvinet=arvinet.__version__, python=platform.python_version(), tensorflow=tf.__version__, keras=keras.__version__, numpy=np.__version__))
 
+# %% ../nbs/02_pretraining.ipynb #5ca25751
+def keep_row(
+    path:str|Path, # The record, made where it is missing
+    case:dict, # What was measured: the row's identity
+    **measured, # What came out
+):
+    "Put a measured case into a record of rows"
+    path = Path(path)
+    rows = json.loads(path.read_text())['rows'] if path.exists() else []
+    others = [r for r in rows if any(r.get(k) != v for k, v in case.items())]
+    write_json(path, dict(name=path.stem, **machine(), rows=others + [case | measured]))
+
 # %% ../nbs/02_pretraining.ipynb #72dca57b
 def _matmul_seconds(dtype, side=1024, repeats=5):
     "Of a product of two square matrices, the best of some"
@@ -343,8 +356,8 @@ def _policy(precision, build):
 
 def _network(recipe, classes, precision):
     "A classifier of any image size with logits, in a given precision"
-    model = _policy(precision, lambda: ArviNet(recipe.variant, include_top=True, classes=classes, input_shape=(None, None, 3), classifier_activation=None, seed=recipe.seed))
-    return identity_initialization(model, recipe.seed) if recipe.initialization == 'identity' else model
+    model = _policy(precision, lambda: ArviNet(recipe.variant, recipe.start or False, True, classes, (None, None, 3), classifier_activation=None, seed=recipe.seed))
+    return identity_initialization(model, recipe.seed) if recipe.initialization == 'identity' and not recipe.start else model
 
 # %% ../nbs/02_pretraining.ipynb #ace6381a
 def _precision(folder):
