@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'write_json',
-           'machine', 'keep_row', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
+           'machine', 'keep_row', 'read_rows', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
 
 # %% ../nbs/02_pretraining.ipynb #2b6ec5fd
 import json, os, platform, shutil, sys, time
@@ -17,11 +17,12 @@ from pathlib import Path
 import arvinet._quiet  # before TensorFlow, for its start-up messages
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from fastcore.script import call_parse, store_true
 
 import arvinet
-from .architecture import VARIANTS, ArviNet, _wide_vectors
+from .architecture import VARIANTS, ArviNet, _find_weights, _wide_vectors
 from .data import Augment, Dataset, batches, load, resize
 
 # %% ../nbs/02_pretraining.ipynb #06c61a0a
@@ -214,8 +215,16 @@ def keep_row(
     "Put a measured case into a record of rows"
     path = Path(path)
     rows = json.loads(path.read_text())['rows'] if path.exists() else []
-    others = [r for r in rows if any(r.get(k) != v for k, v in case.items())]
-    write_json(path, dict(name=path.stem, **machine(), rows=others + [case | measured]))
+    at = next((i for i, r in enumerate(rows) if all(r.get(k) == v for k, v in case.items())), len(rows))
+    rows[at:at + 1] = [case | measured]
+    write_json(path, dict(name=path.stem, **machine(), rows=rows))
+
+# %% ../nbs/02_pretraining.ipynb #a96f50a3
+def read_rows(
+    path:str|Path, # A record of rows
+)->pd.DataFrame: # A row per case
+    "The measured cases of a record, as a table"
+    return pd.DataFrame(json.loads(Path(path).read_text())['rows'])
 
 # %% ../nbs/02_pretraining.ipynb #72dca57b
 def _matmul_seconds(dtype, side=1024, repeats=5):
@@ -380,9 +389,13 @@ def evaluate(
 # %% ../nbs/02_pretraining.ipynb #7f79a3a9
 def _about(data): return dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names))
 
+def _built_on(**files):
+    "SHA-256 of each weights file (variant, name or path) that a run begins with or learns from"
+    return {use: sha256(_find_weights(variant, weights, False, 0).read_bytes()).hexdigest() for use, (variant, weights) in files.items() if weights}
+
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
-                data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
+                built_on=_built_on(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher)), data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
 def _phases(recipe, done, until):

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 
 from .architecture import VARIANTS, ArviNet, stage_outputs
 from .data import Augment, Dataset, _image_files, _images, _Line, _rank_in_class, _read, _report, batches, check_images, load
-from .pretraining import Recipe, _about, _policy, best_precision, evaluate, identity_initialization, machine, pretrain, write_json
+from .pretraining import Recipe, _about, _built_on, _policy, best_precision, evaluate, identity_initialization, machine, pretrain, write_json
 
 # %% ../nbs/03_transfer.ipynb #9dbebc4e
 def _pooled(backbone, stages):
@@ -303,7 +303,7 @@ def transfer(
     final = _network(variant, False, stages, classes, seed, softmax=True)
     final.set_weights(net.get_weights())
     settings = dict(how=how, variant=variant, pretrained=str(source), stages=list(stages), copies=copies, C=C, train_from=train_from, norm=norm)
-    record |= dict(settings, status='finished', seconds=round(sum(h['seconds'] for h in record['history']), 1), scores=evaluate(final, data.x_test, data.y_test) if len(data.x_test) else {})
+    record |= dict(settings, built_on=_built_on(backbone=(variant, source)), status='finished', seconds=round(sum(h['seconds'] for h in record['history']), 1), scores=evaluate(final, data.x_test, data.y_test) if len(data.x_test) else {})
     return Classifier(final, data.class_names, data.x_train.shape[1], record)
 
 # %% ../nbs/03_transfer.ipynb #0683cd36
