@@ -395,7 +395,8 @@ def _built_on(**files):
 
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
-                built_on=_built_on(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher)), data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
+                built_on=_built_on(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher)),
+                data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
 def _phases(recipe, done, until):

@@ -287,6 +287,7 @@ def transfer(
     recipe, classes = plan(data, how, variant, seed=seed, **changes), len(data.class_names)
     precision = best_precision() if precision == 'auto' else precision
     source = False if how == 'scratch' else pretrained
+    built_on = _built_on(backbone=(variant, source))
     net = _network(variant, source, stages, classes, seed, precision)
     record, row = dict(name=f'{data.name}_{how}'), None
     if how == 'scratch': identity_initialization(net, seed)
@@ -303,7 +304,7 @@ def transfer(
     final = _network(variant, False, stages, classes, seed, softmax=True)
     final.set_weights(net.get_weights())
     settings = dict(how=how, variant=variant, pretrained=str(source), stages=list(stages), copies=copies, C=C, train_from=train_from, norm=norm)
-    record |= dict(settings, built_on=_built_on(backbone=(variant, source)), status='finished', seconds=round(sum(h['seconds'] for h in record['history']), 1), scores=evaluate(final, data.x_test, data.y_test) if len(data.x_test) else {})
+    record |= dict(settings, built_on=built_on, status='finished', seconds=round(sum(h['seconds'] for h in record['history']), 1), scores=evaluate(final, data.x_test, data.y_test) if len(data.x_test) else {})
     return Classifier(final, data.class_names, data.x_train.shape[1], record)
 
 # %% ../nbs/03_transfer.ipynb #0683cd36
