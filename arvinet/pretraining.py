@@ -55,6 +55,7 @@ class Recipe:
     teacher_share:float=.5 # Share of its probabilities in the targets, 0 to 1
     teacher_temperature:float=2. # Its logits are divided by this
     start:str='' # Weights to start from: a name in `arvinet.registry()` or a .weights.h5 file of the same variant and classes; '' for random ones
+    average:float=0. # Decay per step of the averaged weights that a run ends with; 0 for those of the last step
     initialization:str='identity' # Of 3 x 3 filters where weights are random: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
@@ -66,6 +67,8 @@ class Recipe:
             raise ValueError(f"phases={self.phases!r}: expected pairs of (epochs, pixels) with at least 1 epoch of at least 16 pixels")
         if not 0 <= self.teacher_share <= 1 or self.teacher_temperature <= 0:
             raise ValueError(f"teacher_share={self.teacher_share}, teacher_temperature={self.teacher_temperature}: expected a share of 0 to 1 and a temperature above 0")
+        if not 0 <= self.average < 1 or self.average and self.schedule == 'plateau':
+            raise ValueError(f"average={self.average}, schedule={self.schedule!r}: expected a decay of 0 to below 1, and none beside 'plateau', which keeps the weights of its best epoch")
         if self.batch_size < 2: raise ValueError(f"batch_size={self.batch_size}: batch norm needs at least 2 images")
 
     @property
@@ -90,6 +93,8 @@ RECIPES = dict(
                     label_smoothing=0., flip='random', initialization='he'),
     quick=Recipe(phases=((4, 24), (2, 32))),
     best=Recipe(phases=((8, 20), (12, 24), (7, 32))),
+    second=Recipe(phases=((11, 28), (5, 32)), learning_rate=.6, warmup=.05, label_smoothing=.05, cutmix=1., mix_share=.5, mix_until=.8,
+                  start='arvinet_m_cifar100', teacher='arvinet_s_cifar100', teacher_variant='S', teacher_temperature=1.),
     tryout=Recipe('S', phases=((2, 16), (1, 32)), batch_size=50, flip='none', shift=3),
 )
 
@@ -343,9 +348,10 @@ def _prepare(folder, model, recipe, resume):
 # %% ../nbs/02_pretraining.ipynb #ed368fc7
 def _optimizer(recipe, steps):
     rate = recipe.learning_rate if recipe.schedule == 'plateau' else Triangle(recipe.learning_rate, steps, recipe.warmup)
-    if recipe.optimizer == 'adam': return keras.optimizers.Adam(rate)
-    if recipe.optimizer == 'sgd': return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.head_decay)
-    return Muon(rate, recipe.filter_rate, recipe.norm_rate, recipe.head_rate, recipe.head_decay, recipe.momentum)
+    averaged = dict(use_ema=True, ema_momentum=recipe.average) if recipe.average else {}
+    if recipe.optimizer == 'adam': return keras.optimizers.Adam(rate, **averaged)
+    if recipe.optimizer == 'sgd': return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=True, weight_decay=recipe.head_decay, **averaged)
+    return Muon(rate, recipe.filter_rate, recipe.norm_rate, recipe.head_rate, recipe.head_decay, recipe.momentum, **averaged)
 
 # %% ../nbs/02_pretraining.ipynb #d0c0f26c
 def _plateau_callbacks(recipe, folder):
@@ -463,6 +469,7 @@ def _fit(model, data, recipe, teacher, record, memory, state, callbacks, stop_af
     until = min(recipe.epochs, done + (stop_after or recipe.epochs))
     one_hot = lambda x, y: (x, y if y.dtype.is_floating else tf.one_hot(y, classes))
     keeper, watch = _Keeper(state, record, state.path.parent/'record.json', callbacks, memory), _StopOnNaN()
+    model.optimizer.finalize_variable_values = lambda variables: None  # it would put averaged weights in after every `fit`
     for side, mixes, first, last in _phases(recipe, done, until):
         x = resize(data.x_train, side)
         train = batches(x, data.y_train, recipe.batch_size, augment=_augment(recipe, side, mixes), seed=recipe.seed, shuffle=True, start_epoch=first, epochs=last - first, classes=classes).map(one_hot)
@@ -486,6 +493,7 @@ def _finish(model, data, recipe, record, folder):
     ended = len(record['history']) >= recipe.epochs or record.get('stopped_early')
     if ended:
         if (folder/'best.weights.h5').exists(): model.load_weights(folder/'best.weights.h5')
+        type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)  # averaged weights, if any
         model.save_weights(folder/'final.weights.h5')
         record |= dict(status='finished', scores=evaluate(model, data.x_test, data.y_test) if len(data.x_test) else {},
                        seconds=round(sum(h['seconds'] for h in record['history']), 1), weights_sha256=sha256((folder/'final.weights.h5').read_bytes()).hexdigest())
@@ -496,7 +504,7 @@ def _finish(model, data, recipe, record, folder):
 @call_parse
 def arvinet_pretrain(
     data:str='cifar100', # Data set by name, or the path of a folder of class folders
-    recipe:str='best', # Preset ('original', 'quick', 'best', 'tryout') or the path of a recipe's JSON file
+    recipe:str='best', # Preset ('original', 'quick', 'best', 'second', 'tryout') or the path of a recipe's JSON file
     change:str='', # Recipe fields to change, as 'variant=S seed=2'
     name:str=None, # Of the run
     folder:str=None, # For state, record and weights
