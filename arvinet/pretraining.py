@@ -93,8 +93,6 @@ RECIPES = dict(
                     label_smoothing=0., flip='random', initialization='he'),
     quick=Recipe(phases=((4, 24), (2, 32))),
     best=Recipe(phases=((8, 20), (12, 24), (7, 32))),
-    second=Recipe(phases=((11, 28), (5, 32)), learning_rate=.6, warmup=.05, label_smoothing=.05, cutmix=1., mix_share=.5, mix_until=.8,
-                  start='arvinet_m_cifar100', teacher='arvinet_s_cifar100', teacher_variant='S', teacher_temperature=1.),
     tryout=Recipe('S', phases=((2, 16), (1, 32)), batch_size=50, flip='none', shift=3),
 )
 
@@ -504,7 +502,7 @@ def _finish(model, data, recipe, record, folder):
 @call_parse
 def arvinet_pretrain(
     data:str='cifar100', # Data set by name, or the path of a folder of class folders
-    recipe:str='best', # Preset ('original', 'quick', 'best', 'second', 'tryout') or the path of a recipe's JSON file
+    recipe:str='best', # Preset ('original', 'quick', 'best', 'tryout') or the path of a recipe's JSON file
     change:str='', # Recipe fields to change, as 'variant=S seed=2'
     name:str=None, # Of the run
     folder:str=None, # For state, record and weights
