@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'write_json',
-           'machine', 'keep_row', 'read_rows', 'best_precision', 'evaluate', 'pretrain', 'arvinet_pretrain']
+           'machine', 'keep_row', 'read_rows', 'best_precision', 'evaluate', 'pretrain', 'renew_statistics',
+           'arvinet_pretrain']
 
 # %% ../nbs/02_pretraining.ipynb #2b6ec5fd
 import json, os, platform, shutil, sys, time
@@ -56,23 +57,28 @@ class Recipe:
     teacher_temperature:float=2. # Its logits are divided by this
     start:str='' # Weights to start from: a name in `arvinet.registry()` or a .weights.h5 file of the same variant and classes; '' for random ones
     average:float=0. # Decay per step of the averaged weights that a run ends with; 0 for those of the last step
+    average_with:tuple=() # Weights of earlier runs, named as in `start`, with which those of the end are averaged
     initialization:str='identity' # Of 3 x 3 filters where weights are random: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
     def __post_init__(self):
         object.__setattr__(self, 'phases', tuple((int(e), int(p)) for e, p in self.phases))
+        object.__setattr__(self, 'average_with', (self.average_with,) if isinstance(self.average_with, str) else tuple(self.average_with))
         for name, allowed in _choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
         if not self.phases or any(e < 1 or p < 16 for e, p in self.phases):
             raise ValueError(f"phases={self.phases!r}: expected pairs of (epochs, pixels) with at least 1 epoch of at least 16 pixels")
         if not 0 <= self.teacher_share <= 1 or self.teacher_temperature <= 0:
             raise ValueError(f"teacher_share={self.teacher_share}, teacher_temperature={self.teacher_temperature}: expected a share of 0 to 1 and a temperature above 0")
-        if not 0 <= self.average < 1 or self.average and self.schedule == 'plateau':
-            raise ValueError(f"average={self.average}, schedule={self.schedule!r}: expected a decay of 0 to below 1, and none beside 'plateau', which keeps the weights of its best epoch")
+        if not 0 <= self.average < 1: raise ValueError(f"average={self.average}: expected a decay of 0 to below 1")
+        if self.averages and self.schedule == 'plateau': raise ValueError("schedule='plateau' keeps the weights of its best epoch: no average and no average_with beside it")
         if self.batch_size < 2: raise ValueError(f"batch_size={self.batch_size}: batch norm needs at least 2 images")
 
     @property
     def epochs(self): return sum(e for e, _ in self.phases)
+
+    @property
+    def averages(self): return bool(self.average or self.average_with)
 
     def to_json(self)->str: return json.dumps(asdict(self))
 
@@ -394,12 +400,14 @@ def evaluate(
 def _about(data): return dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names))
 
 def _built_on(**files):
-    "SHA-256 of each weights file (variant, name or path) that a run begins with or learns from"
+    "SHA-256 of each weights file (variant, name or path) that a run begins with, learns from or is averaged with"
     return {use: sha256(_find_weights(variant, weights, False, 0).read_bytes()).hexdigest() for use, (variant, weights) in files.items() if weights}
+
+def _sources(recipe): return dict(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher), **{f'average_with_{i}': (recipe.variant, w) for i, w in enumerate(recipe.average_with, 1)})
 
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
-                built_on=_built_on(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher)),
+                built_on=_built_on(**_sources(recipe)),
                 data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
@@ -449,6 +457,7 @@ def pretrain(
     folder = Path(folder or Path('checkpoints')/name).expanduser()
     precision = _precision(folder if resume else None) if precision == 'auto' else precision
     classes, steps = len(data.class_names), len(data.x_train) // recipe.batch_size
+    if model and (recipe.start or recipe.average_with): raise ValueError("start and average_with name weights of the recipe's own network: load those of another one into `model`")
     model = model or _network(recipe, classes, precision)
     if model.output_shape[-1] != classes: raise ValueError(f"the model gives {model.output_shape[-1]} logits, the data have {classes} classes")
     teacher = _teacher(recipe, classes, precision)
@@ -491,12 +500,40 @@ def _finish(model, data, recipe, record, folder):
     ended = len(record['history']) >= recipe.epochs or record.get('stopped_early')
     if ended:
         if (folder/'best.weights.h5').exists(): model.load_weights(folder/'best.weights.h5')
-        type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)  # averaged weights, if any
+        if recipe.averages: _average(model, data, recipe)
         model.save_weights(folder/'final.weights.h5')
         record |= dict(status='finished', scores=evaluate(model, data.x_test, data.y_test) if len(data.x_test) else {},
                        seconds=round(sum(h['seconds'] for h in record['history']), 1), weights_sha256=sha256((folder/'final.weights.h5').read_bytes()).hexdigest())
     write_json(folder/'record.json', record)
     return record
+
+# %% ../nbs/02_pretraining.ipynb #8dfbe488
+def renew_statistics(
+    model:keras.Model, # Any network with batch norm; changed in place
+    x:np.ndarray, # Images as the network takes them
+    batch_size:int=400, # Images per step
+    most:int=10_000, # Images looked at, drawn at random from more
+    seed:int=0, # Of the draw
+)->keras.Model: # The same
+    "Take the moving means and variances of batch norm anew, each as the mean over batches"
+    if len(x) < 2: raise ValueError(f"{len(x)} images: batch norm needs at least 2 for its statistics")
+    norms = [l for l in model._flatten_layers(include_self=False) if isinstance(l, keras.layers.BatchNormalization)]
+    momentum, order = [l.momentum for l in norms], np.random.default_rng(seed).permutation(len(x))[:most]
+    try:
+        for k in range(max(1, len(order) // batch_size)):
+            for l in norms: l.momentum = k / (k + 1)
+            model(tf.cast(x[order[k * batch_size:(k + 1) * batch_size]], tf.float32), training=True)
+    finally:
+        for l, m in zip(norms, momentum): l.momentum = m
+    return model
+
+# %% ../nbs/02_pretraining.ipynb #b1b1278a
+def _average(model, data, recipe):
+    "The averages that a recipe asks for in the place of the last step's weights"
+    type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)  # those over the steps, if any
+    others = [ArviNet(recipe.variant, w, True, len(data.class_names), (None, None, 3), classifier_activation=None).trainable_variables for w in recipe.average_with]
+    for own, *same in zip(model.trainable_variables, *others): own.assign(sum(same, own) / (1 + len(same)))
+    renew_statistics(model, data.x_train, recipe.batch_size, seed=recipe.seed)
 
 # %% ../nbs/02_pretraining.ipynb #7bc6fcca
 @call_parse
@@ -525,5 +562,6 @@ def _value(name, text):
     "A recipe field read from the command line"
     kinds = {f.name: f.type for f in fields(Recipe)}
     if name == 'phases': return json.loads(text)
+    if name == 'average_with': return tuple(filter(None, text.split(',')))
     try: return {int: int, float: float}.get(kinds.get(name), str)(text)
     except ValueError: raise ValueError(f"{name}={text!r}: expected a number") from None
