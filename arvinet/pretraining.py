@@ -84,8 +84,9 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text:str):
-        "The recipe that `to_json` wrote"
+        "The recipe that `to_json` wrote, or that a run record holds"
         given = json.loads(text) if isinstance(text, str) else dict(text)
+        given = given.get('recipe', given)
         if unknown := set(given) - {f.name for f in fields(cls)}: raise ValueError(f"unknown recipe fields: {', '.join(sorted(unknown))}")
         return cls(**given)
 
@@ -104,7 +105,7 @@ RECIPES = dict(
 
 # %% ../nbs/02_pretraining.ipynb #7bf5afdd
 def get_recipe(
-    recipe:str|Recipe='best', # Name of a preset, path of a JSON file, or a Recipe
+    recipe:str|Recipe='best', # Name of a preset, path of a recipe's or a run record's JSON file, or a Recipe
     **changes, # Fields to change
 )->Recipe:
     "A preset, a recipe read from a file, or the one given, with changes"
@@ -539,7 +540,7 @@ def _average(model, data, recipe):
 @call_parse
 def arvinet_pretrain(
     data:str='cifar100', # Data set by name, or the path of a folder of class folders
-    recipe:str='best', # Preset ('original', 'quick', 'best', 'tryout') or the path of a recipe's JSON file
+    recipe:str='best', # Preset ('original', 'quick', 'best', 'tryout') or the path of the JSON file of a recipe or a run record
     change:str='', # Recipe fields to change, as 'variant=S seed=2'
     name:str=None, # Of the run
     folder:str=None, # For state, record and weights
