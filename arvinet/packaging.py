@@ -26,7 +26,7 @@ import arvinet
 from . import architecture
 from .architecture import ArviNet, registry
 from .data import CIFAR100_CLASSES, Dataset, load
-from .pretraining import evaluate, write_json
+from .pretraining import cycles, evaluate, made_by, write_json
 
 # %% ../nbs/04_packaging.ipynb #a93e841f
 def save_compact(
@@ -130,10 +130,12 @@ def _records(runs):
 
 def _is_run(record): return isinstance(record, dict) and {'recipe', 'history', 'scores', 'data'} <= set(record)
 
+def _shipped_as(r): return next((n for n, e in registry().items() if e['run'] == r['name']), None)
+
 def _chosen(records, name):
-    "The name of the record a card is about: as asked, or the best of the finished runs"
+    "The name of the record a card is about: as asked, or of the finished runs the best that ships, or the best"
     runs = {n: r for n, r in records.items() if _is_run(r)}
-    if name is None and runs: return max(runs, key=lambda n: (runs[n]['status'] == 'finished', runs[n]['scores'].get('top1', 0)))
+    if name is None and runs: return max(runs, key=lambda n: (runs[n]['status'] == 'finished', _shipped_as(runs[n]) is not None, runs[n]['scores'].get('top1', 0)))
     if name in runs: return name
     raise ValueError(f"no run record {name!r}: there are {', '.join(map(repr, runs)) or 'none'}" if name else "no run record here: give the folder that a run's record.json was copied to")
 
@@ -158,7 +160,7 @@ def _pipe_table(rows, head):
 # %% ../nbs/04_packaging.ipynb #bf393312
 def _about(name, r, repo):
     features = architecture.VARIANTS[r['recipe']['variant']]['widths'][-1]
-    shipped = next((n for n, e in registry().items() if e['run'] == r['name']), None)
+    shipped = _shipped_as(r)
     own = f"pretrained={shipped!r}" if shipped else "pretrained='final.weights.h5'"
     lines = [f"# {repo.split('/')[-1]}", f"A residual network for pictures of about 32 × 32 pixels (ArviNet {r['recipe']['variant']}): {features} features of an image, "
              f"and a head for the {r['data']['classes']} classes of {_title(r['data']['name'])}."]
@@ -184,9 +186,20 @@ def _training_data(facts):
     return section
 
 # %% ../nbs/04_packaging.ipynb #fed198ef
-def _recipe(name, r, repo):
-    rows = [(f'`{k}`', ', '.join(f'{e} epochs at {p} px' for e, p in v) if k == 'phases' else v) for k, v in r['recipe'].items()]
-    return ["## Recipe", f"From random weights, with record `{name}`, in {r['precision']}.", _pipe_table([(k, f'{v:g}' if isinstance(v, float) else v) for k, v in rows], ('field', 'value'))]
+def _recipe(runs):
+    def section(name, r, repo):
+        steps, built = cycles(runs, name), r.get('built_on', {})
+        sources = {use: f'record `{made_by(runs, d)}`' if made_by(runs, d) else f'SHA-256 `{d}`' for use, d in built.items()}
+        epochs = sum(len(runs[n]['history']) for n in steps)
+        first = runs[steps[0]].get('built_on', {}).get('start')
+        lines = [f"From {f'the weights with SHA-256 `{first}`' if first else 'random weights'}, in {epochs} epochs, with record{'s' * (len(steps) > 1)} " + ', '.join(f'`{n}`' for n in steps) + f", in {r['precision']}."]
+        if len(steps) > 1: lines.append('Each of these cycles starts from the weights that the one before ended with. The recipe of the last:')
+        def shown(k, v):
+            if k == 'phases': return ', '.join(f'{e} epochs at {p} px' for e, p in v)
+            if k == 'average_with': return ', '.join(s for use, s in sources.items() if use.startswith(k))
+            return sources.get(k, f'{v:g}' if isinstance(v, float) else v)
+        return ['## Recipe', *lines, _pipe_table([(f'`{k}`', shown(k, v)) for k, v in r['recipe'].items() if v not in ('', [], ())], ('field', 'value'))]
+    return section
 
 def _scores(table):
     def section(name, r, repo):
@@ -197,17 +210,22 @@ def _scores(table):
     return section
 
 # %% ../nbs/04_packaging.ipynb #89e9227d
-def _limits(name, r, repo):
-    sides = sorted({p for _, p in r['recipe']['phases']})
-    return ["## Limits", f"- It was trained on pictures of {' and '.join(map(str, sides))} pixels, each filled by one thing. Larger pictures run, but things in them are then larger than any it has seen.\n"
+def _limits(runs):
+    def section(name, r, repo):
+        sides = sorted({p for n in cycles(runs, name) for _, p in runs[n]['recipe']['phases']})
+        return ["## Limits", f"- It was trained on pictures of {' to '.join(map(str, dict.fromkeys((sides[0], sides[-1]))))} pixels, each filled by one thing. Larger pictures run, but things in them are then larger than any it has seen.\n"
             f"- It knows {r['data']['classes']} classes and nothing else; a picture of something else gets one of them, often with high confidence.\n"
             "- The scores count duplicates between training and test images where the data set has them.\n- It has not been examined for bias, nor hardened against adversarial pictures."]
+    return section
 
-def _environment(name, r, repo):
-    hours, versions = sum(h['seconds'] for h in r['history']) / 3600, ', '.join(f'{k} {v}' for k, v in r['versions'].items())
-    return ["## Environmental cost", f"{hours:.2f} hours by the clock on {r['cores']} cores of {r['processor']}"
-            + (f" with {len(r['accelerators'])} accelerators" if r['accelerators'] else ', no accelerator') + ". Energy and emissions were not measured; failed and trial runs are not in this figure.",
-            f"Software: {versions}.", *([f"Note: {r['note']}"] if r.get('note') else [])]
+def _environment(runs):
+    def section(name, r, repo):
+        hours = sum(h['seconds'] for n in cycles(runs, name) for h in runs[n]['history']) / 3600
+        versions = ', '.join(f'{k} {v}' for k, v in r['versions'].items())
+        return ["## Environmental cost", f"{hours:.2f} hours by the clock on {r['cores']} cores of {r['processor']}"
+                + (f" with {len(r['accelerators'])} accelerators" if r['accelerators'] else ', no accelerator') + ". Energy and emissions were not measured; failed and trial runs, and those of a teacher, are not in this figure.",
+                f"Software: {versions}.", *([f"Note: {r['note']}"] if r.get('note') else [])]
+    return section
 
 def _citation(name, r, repo):
     return ["## Licence", "Apache 2.0, for code and weights.", "## Citation",
@@ -230,15 +248,15 @@ def _card_data(name, r, repo, table):
 # %% ../nbs/04_packaging.ipynb #faa555e5
 def model_card(
     runs:str|Path|dict='nbs/runs', # Folder of run records, or records by name
-    name:str|None=None, # The record of the model; default the finished run with the best top-1
+    name:str|None=None, # The record of the model; default the finished run with the best top-1, of those that ship if any does
     repo_id:str|None=None, # On the hub, 'owner/name'; default 'arvinet/arvinet_m' and so on
 ): # huggingface_hub.ModelCard: `.content` is the text, `.save(path)` writes it
     "A Hugging Face model card from run records (Mitchell et al. 2019)"
     _need('huggingface_hub', 'A model card', 'hub')
     from huggingface_hub import ModelCard
-    records = _records(runs); name = _chosen(records, name); r = records[name]
+    records = _records(runs); name = _chosen(records, name); r, series = records[name], {n: r for n, r in records.items() if _is_run(r)}
     repo, table = _checked_repo(repo_id or f"arvinet/arvinet_{r['recipe']['variant'].lower()}"), _results(records)
-    sections = _about, _use, _training_data(records.get('cifar100_facts')), _recipe, _scores(table), _limits, _environment, _citation
+    sections = _about, _use, _training_data(records.get('cifar100_facts')), _recipe(series), _scores(table), _limits(series), _environment(series), _citation
     text = '\n\n'.join(line for section in sections for line in section(name, r, repo))
     return ModelCard(f'---\n{_card_data(name, r, repo, table).to_yaml()}\n---\n\n{text}\n')
 
@@ -561,7 +579,7 @@ def arvinet_export(
 @call_parse
 def arvinet_card(
     runs:str='nbs/runs', # Folder of the run records
-    name:str=None, # The record of the model; default the finished run with the best top-1
+    name:str=None, # The record of the model; default the finished run with the best top-1, of those that ship if any does
     repo:str=None, # On the hub, as owner/name
     out:str='README.md', # The file to write
 ):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'get_recipe', 'orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'write_json',
-           'machine', 'keep_row', 'read_rows', 'best_precision', 'evaluate', 'pretrain', 'renew_statistics',
-           'arvinet_pretrain']
+           'machine', 'keep_row', 'read_rows', 'made_by', 'cycles', 'best_precision', 'evaluate', 'pretrain',
+           'renew_statistics', 'arvinet_pretrain']
 
 # %% ../nbs/02_pretraining.ipynb #2b6ec5fd
 import json, os, platform, shutil, sys, time
@@ -235,6 +235,23 @@ def read_rows(
 )->pd.DataFrame: # A row per case
     "The measured cases of a record, as a table"
     return pd.DataFrame(json.loads(Path(path).read_text())['rows'])
+
+# %% ../nbs/02_pretraining.ipynb #ac7f8492
+def made_by(
+    records:dict, # Run records by name
+    digest:str|None, # SHA-256 of a weights file
+)->str|None: # Name of a record
+    "The run that made a weights file, as it saved it or as it was packed"
+    return next((name for name, r in records.items() if digest and digest in (r.get('weights_sha256'), r.get('packaged_sha256'))), None)
+
+# %% ../nbs/02_pretraining.ipynb #66951c78
+def cycles(
+    records:dict, # Run records by name
+    name:str, # One of them
+)->list: # Names, `name` the last
+    "The runs that led to a run's weights, each from where the one before ended"
+    start = made_by(records, records[name].get('built_on', {}).get('start'))
+    return [*(cycles(records, start) if start else ()), name]
 
 # %% ../nbs/02_pretraining.ipynb #72dca57b
 def _matmul_seconds(dtype, side=1024, repeats=5):
