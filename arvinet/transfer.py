@@ -10,6 +10,7 @@ __all__ = ['COLOURS', 'features', 'fit_head', 'probe_stages', 'Classifier', 'loa
 # %% ../nbs/03_transfer.ipynb #b7e45803
 import json, sys, tempfile, time, warnings
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import arvinet._quiet  # before TensorFlow, for its start-up messages
@@ -364,21 +365,23 @@ def few_shot(
     C:float=.01, # As in `fit_head`
     progress:bool=True, # Say what is being trained
     **options, # For `transfer`
-)->pd.DataFrame: # A row per way, shots and seed, with top1 (0..1)
+)->pd.DataFrame: # A row per way, shots and seed, with top1 (0..1) and the seconds it took to learn
     "Accuracy against the number of training images"
     draws, rows = [(s, seed, data.subset(s, seed)) for s in shots for seed in seeds], []
     if 'frozen' in hows:
         backbone = _policy(best_precision(), lambda: ArviNet(variant, pretrained=pretrained, input_shape=(None, None, 3)))
-        x, x_test = (features(v, backbone, _stages['frozen'] if stages is None else stages, progress=progress) for v in (data.x_train, data.x_test))
+        look = partial(features, backbone=backbone, stages=_stages['frozen'] if stages is None else stages, progress=progress)
+        start = time.perf_counter(); x = look(data.x_train); each, x_test = (time.perf_counter() - start) / len(x), look(data.x_test)
         for s, seed, _ in draws:
             chosen = _rank_in_class(data.y_train, seed) < s
-            kernel, bias = fit_head(x[chosen], data.y_train[chosen], len(data.class_names), C)
-            rows.append(dict(how='frozen', shots=s, seed=seed, top1=float(((x_test @ kernel + bias).argmax(1) == data.y_test).mean())))
+            start = time.perf_counter(); kernel, bias = fit_head(x[chosen], data.y_train[chosen], len(data.class_names), C)
+            seconds = each * chosen.sum() + time.perf_counter() - start
+            rows.append(dict(how='frozen', shots=s, seed=seed, top1=float(((x_test @ kernel + bias).argmax(1) == data.y_test).mean()), seconds=round(seconds, 2)))
     for how in [h for h in hows if h != 'frozen']:
         for s, seed, part in draws:
             if progress: print(f'{how}, {s} images of each class, seed {seed}', file=sys.stderr, flush=True)
             done = transfer(part, how, variant, pretrained, stages, C=C, seed=seed, progress=False, **{'validate_every': 10**6} | options)
-            rows.append(dict(how=how, shots=s, seed=seed, top1=done.record['scores']['top1']))
+            rows.append(dict(how=how, shots=s, seed=seed, top1=done.record['scores']['top1'], seconds=done.record['seconds']))
     return pd.DataFrame(rows)
 
 # %% ../nbs/03_transfer.ipynb #9819fe50
