@@ -196,7 +196,6 @@ def _recipe(runs):
         if len(steps) > 1: lines.append('Each of these cycles starts from the weights that the one before ended with. The recipe of the last:')
         def shown(k, v):
             if k == 'phases': return ', '.join(f'{e} epochs at {p} px' for e, p in v)
-            if k == 'average_with': return ', '.join(s for use, s in sources.items() if use.startswith(k))
             return sources.get(k, f'{v:g}' if isinstance(v, float) else v)
         return ['## Recipe', *lines, _pipe_table([(f'`{k}`', shown(k, v)) for k, v in r['recipe'].items() if v not in ('', [], ())], ('field', 'value'))]
     return section

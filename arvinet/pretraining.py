@@ -57,13 +57,11 @@ class Recipe:
     teacher_temperature:float=2. # Its logits are divided by this
     start:str='' # Weights to start from: a name in `arvinet.registry()` or a .weights.h5 file of the same variant and classes; '' for random ones
     average:float=0. # Decay per step of the averaged weights that a run ends with; 0 for those of the last step
-    average_with:tuple=() # Weights of earlier runs, named as in `start`, with which those of the end are averaged
     initialization:str='identity' # Of 3 x 3 filters where weights are random: 'identity' or 'he'
     seed:int=1 # Of weights, order and augmentation
 
     def __post_init__(self):
         object.__setattr__(self, 'phases', tuple((int(e), int(p)) for e, p in self.phases))
-        object.__setattr__(self, 'average_with', (self.average_with,) if isinstance(self.average_with, str) else tuple(self.average_with))
         for name, allowed in _choices.items():
             if getattr(self, name) not in allowed: raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(map(repr, allowed))}")
         if not self.phases or any(e < 1 or p < 16 for e, p in self.phases):
@@ -71,14 +69,11 @@ class Recipe:
         if not 0 <= self.teacher_share <= 1 or self.teacher_temperature <= 0:
             raise ValueError(f"teacher_share={self.teacher_share}, teacher_temperature={self.teacher_temperature}: expected a share of 0 to 1 and a temperature above 0")
         if not 0 <= self.average < 1: raise ValueError(f"average={self.average}: expected a decay of 0 to below 1")
-        if self.averages and self.schedule == 'plateau': raise ValueError("schedule='plateau' keeps the weights of its best epoch: no average and no average_with beside it")
+        if self.average and self.schedule == 'plateau': raise ValueError("schedule='plateau' keeps the weights of its best epoch: no average beside it")
         if self.batch_size < 2: raise ValueError(f"batch_size={self.batch_size}: batch norm needs at least 2 images")
 
     @property
     def epochs(self): return sum(e for e, _ in self.phases)
-
-    @property
-    def averages(self): return bool(self.average or self.average_with)
 
     def to_json(self)->str: return json.dumps(asdict(self))
 
@@ -418,14 +413,12 @@ def evaluate(
 def _about(data): return dict(name=data.name, train_images=len(data.x_train), test_images=len(data.x_test), classes=len(data.class_names))
 
 def _built_on(**files):
-    "SHA-256 of each weights file (variant, name or path) that a run begins with, learns from or is averaged with"
+    "SHA-256 of each weights file (variant, name or path) that a run begins with or learns from"
     return {use: sha256(_find_weights(variant, weights, False, 0).read_bytes()).hexdigest() for use, (variant, weights) in files.items() if weights}
-
-def _sources(recipe): return dict(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher), **{f'average_with_{i}': (recipe.variant, w) for i, w in enumerate(recipe.average_with, 1)})
 
 def _new_record(name, recipe, data, precision):
     return dict(name=name, status='running', started=datetime.now(timezone.utc).isoformat(timespec='seconds'), recipe=json.loads(recipe.to_json()), seed=recipe.seed,
-                built_on=_built_on(**_sources(recipe)),
+                built_on=_built_on(start=(recipe.variant, recipe.start), teacher=(recipe.teacher_variant, recipe.teacher)),
                 data=_about(data), precision=precision, **machine(), history=[], scores={}, weights_sha256=None)
 
 # %% ../nbs/02_pretraining.ipynb #d52d2c07
@@ -475,7 +468,7 @@ def pretrain(
     folder = Path(folder or Path('checkpoints')/name).expanduser()
     precision = _precision(folder if resume else None) if precision == 'auto' else precision
     classes, steps = len(data.class_names), len(data.x_train) // recipe.batch_size
-    if model and (recipe.start or recipe.average_with): raise ValueError("start and average_with name weights of the recipe's own network: load those of another one into `model`")
+    if model and recipe.start: raise ValueError(f"start={recipe.start!r} names weights of the recipe's own network: load those of another one into `model`")
     model = model or _network(recipe, classes, precision)
     if model.output_shape[-1] != classes: raise ValueError(f"the model gives {model.output_shape[-1]} logits, the data have {classes} classes")
     teacher = _teacher(recipe, classes, precision)
@@ -518,7 +511,9 @@ def _finish(model, data, recipe, record, folder):
     ended = len(record['history']) >= recipe.epochs or record.get('stopped_early')
     if ended:
         if (folder/'best.weights.h5').exists(): model.load_weights(folder/'best.weights.h5')
-        if recipe.averages: _average(model, data, recipe)
+        if recipe.average:
+            type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
+            renew_statistics(model, data.x_train, recipe.batch_size, seed=recipe.seed)
         model.save_weights(folder/'final.weights.h5')
         record |= dict(status='finished', scores=evaluate(model, data.x_test, data.y_test) if len(data.x_test) else {},
                        seconds=round(sum(h['seconds'] for h in record['history']), 1), weights_sha256=sha256((folder/'final.weights.h5').read_bytes()).hexdigest())
@@ -544,14 +539,6 @@ def renew_statistics(
     finally:
         for l, m in zip(norms, momentum): l.momentum = m
     return model
-
-# %% ../nbs/02_pretraining.ipynb #b1b1278a
-def _average(model, data, recipe):
-    "The averages that a recipe asks for in the place of the last step's weights"
-    type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)  # those over the steps, if any
-    others = [ArviNet(recipe.variant, w, True, len(data.class_names), (None, None, 3), classifier_activation=None).trainable_variables for w in recipe.average_with]
-    for own, *same in zip(model.trainable_variables, *others): own.assign(sum(same, own) / (1 + len(same)))
-    renew_statistics(model, data.x_train, recipe.batch_size, seed=recipe.seed)
 
 # %% ../nbs/02_pretraining.ipynb #7bc6fcca
 @call_parse
@@ -580,6 +567,5 @@ def _value(name, text):
     "A recipe field read from the command line"
     kinds = {f.name: f.type for f in fields(Recipe)}
     if name == 'phases': return json.loads(text)
-    if name == 'average_with': return tuple(filter(None, text.split(',')))
     try: return {int: int, float: float}.get(kinds.get(name), str)(text)
     except ValueError: raise ValueError(f"{name}={text!r}: expected a number") from None
