@@ -213,7 +213,7 @@ def _limits(runs):
     def section(name, r, repo):
         sides = sorted({p for n in cycles(runs, name) for _, p in runs[n]['recipe']['phases']})
         return ["## Limits", f"- It was trained on pictures of {' to '.join(map(str, dict.fromkeys((sides[0], sides[-1]))))} pixels, each filled by one thing. Larger pictures run, but things in them are then larger than any it has seen.\n"
-            f"- It knows {r['data']['classes']} classes and nothing else; a picture of something else gets one of them, often with high confidence.\n"
+            f"- It knows {r['data']['classes']} classes and nothing else; a picture of something else gets one of them all the same.\n"
             "- The scores count duplicates between training and test images where the data set has them.\n- It has not been examined for bias, nor hardened against adversarial pictures."]
     return section
 

@@ -513,7 +513,7 @@ def _finish(model, data, recipe, record, folder):
         if (folder/'best.weights.h5').exists(): model.load_weights(folder/'best.weights.h5')
         if recipe.average:
             type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
-            renew_statistics(model, data.x_train, recipe.batch_size, seed=recipe.seed)
+            renew_statistics(model, _drawn(data.x_train, recipe.batch_size, recipe.seed))
         model.save_weights(folder/'final.weights.h5')
         record |= dict(status='finished', scores=evaluate(model, data.x_test, data.y_test) if len(data.x_test) else {},
                        seconds=round(sum(h['seconds'] for h in record['history']), 1), weights_sha256=sha256((folder/'final.weights.h5').read_bytes()).hexdigest())
@@ -523,22 +523,24 @@ def _finish(model, data, recipe, record, folder):
 # %% ../nbs/02_pretraining.ipynb #8dfbe488
 def renew_statistics(
     model:keras.Model, # Any network with batch norm; changed in place
-    x:np.ndarray, # Images as the network takes them
-    batch_size:int=400, # Images per step
-    most:int=10_000, # Images looked at, drawn at random from more
-    seed:int=0, # Of the draw
+    images, # Batches of images (N, H, W, 3) as the network takes them, such as a list or a `tf.data.Dataset`
 )->keras.Model: # The same
-    "Take the moving means and variances of batch norm anew, each as the mean over batches"
-    if len(x) < 2: raise ValueError(f"{len(x)} images: batch norm needs at least 2 for its statistics")
-    norms = [l for l in model._flatten_layers(include_self=False) if isinstance(l, keras.layers.BatchNormalization)]
-    momentum, order = [l.momentum for l in norms], np.random.default_rng(seed).permutation(len(x))[:most]
+    "Take the moving means and variances of the batch norms that are trained anew, each as the mean over batches"
+    norms = [l for l in model._flatten_layers(include_self=False) if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
+    momenta = [l.momentum for l in norms]
     try:
-        for k in range(max(1, len(order) // batch_size)):
+        for k, x in enumerate(images):
             for l in norms: l.momentum = k / (k + 1)
-            model(tf.cast(x[order[k * batch_size:(k + 1) * batch_size]], tf.float32), training=True)
+            model(tf.cast(x, tf.float32), training=True)
     finally:
-        for l, m in zip(norms, momentum): l.momentum = m
+        for l, m in zip(norms, momenta): l.momentum = m
     return model
+
+# %% ../nbs/02_pretraining.ipynb #b3084792
+def _drawn(x, batch_size, seed=0, most=10_000):
+    "Whole batches of images drawn at random, `most` images in all"
+    order = np.random.default_rng(seed).permutation(len(x))[:most]
+    return (x[order[k:k + batch_size]] for k in range(0, len(order) - batch_size + 1, batch_size))
 
 # %% ../nbs/02_pretraining.ipynb #7bc6fcca
 @call_parse

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from .architecture import VARIANTS, ArviNet, stage_outputs
 from .data import Augment, Dataset, _image_files, _images, _Line, _rank_in_class, _read, _report, batches, check_images, load
-from .pretraining import Recipe, _about, _built_on, _policy, best_precision, evaluate, identity_initialization, machine, pretrain, write_json
+from .pretraining import Recipe, _about, _built_on, _policy, best_precision, evaluate, identity_initialization, machine, pretrain, renew_statistics, write_json
 
 # %% ../nbs/03_transfer.ipynb #9dbebc4e
 def _pooled(backbone, stages):
@@ -193,16 +193,6 @@ def _freeze(model, train_from, norm):
         layer.trainable = stage >= train_from and not (norm == 'keep' and isinstance(layer, keras.layers.BatchNormalization))
     return model
 
-# %% ../nbs/03_transfer.ipynb #fc1a0c94
-def _remeasure(model, images):
-    "Set the statistics of the batch norms that are trained to their means over batches"
-    norms = [l for l in model.layers if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
-    momenta = [l.momentum for l in norms]
-    for k, x in enumerate(images):
-        for l in norms: l.momentum = k / (k + 1)
-        model(x, training=True)
-    for l, m in zip(norms, momenta): l.momentum = m
-
 # %% ../nbs/03_transfer.ipynb #71199562
 def plan(
     data:Dataset, # Its size sets batch size and epochs
@@ -294,7 +284,7 @@ def transfer(
     if how == 'scratch': identity_initialization(net, seed)
     if how == 'finetune':
         _freeze(net, train_from, norm)
-        if norm == 'adapt': _remeasure(net, _augmented(data, seed, 0, shuffle=True).take(40))
+        if norm == 'adapt': renew_statistics(net, _augmented(data, seed, 0, shuffle=True).take(40))
     if how != 'scratch':
         weights, row = _head(net, data, stages, copies if how == 'frozen' else 1, C, seed, progress)
         net.get_layer('logits').set_weights(weights)
