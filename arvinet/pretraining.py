@@ -474,7 +474,7 @@ def pretrain(
     teacher = _teacher(recipe, classes, precision)
     state = _prepare(folder, model, recipe, resume)
     model.compile(_optimizer(recipe, steps * recipe.epochs), keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-                  metrics=[keras.metrics.CategoricalAccuracy('accuracy')], steps_per_execution=next(k for k in (5, 4, 3, 2, 1) if steps % k == 0))
+                  metrics=[keras.metrics.CategoricalAccuracy('accuracy')], steps_per_execution=1 if teacher else next(k for k in (5, 4, 3, 2, 1) if steps % k == 0))
     model.optimizer.build(model.trainable_variables)
     record, memory = state.restore(model) if state.path.exists() else (_new_record(name, recipe, data, precision), None)
     _fit(model, data, recipe, teacher, record, memory, state, [*_plateau_callbacks(recipe, folder), *callbacks], stop_after, validate_every, progress)
@@ -485,13 +485,14 @@ def _fit(model, data, recipe, teacher, record, memory, state, callbacks, stop_af
     "The epochs that are left, a `fit` for each image size"
     done, classes = len(record['history']), len(data.class_names)
     until = min(recipe.epochs, done + (stop_after or recipe.epochs))
+    between = tf.data.Options(); between.experimental_optimization.inject_prefetch = False  # no batch is asked for while a step is under way
     one_hot = lambda x, y: (x, y if y.dtype.is_floating else tf.one_hot(y, classes))
     keeper, watch = _Keeper(state, record, state.path.parent/'record.json', callbacks, memory), _StopOnNaN()
     model.optimizer.finalize_variable_values = lambda variables: None  # it would put averaged weights in after every `fit`
     for side, mixes, first, last in _phases(recipe, done, until):
         x = resize(data.x_train, side)
         train = batches(x, data.y_train, recipe.batch_size, augment=_augment(recipe, side, mixes), seed=recipe.seed, shuffle=True, start_epoch=first, epochs=last - first, classes=classes).map(one_hot)
-        if teacher: train = train.map(teacher)
+        if teacher: train = train.map(teacher).with_options(between)
         steps = len(x) // recipe.batch_size
         keeper.image_size, keeper.images, model.train_function = side, steps * recipe.batch_size, None
         held = batches(data.x_test, data.y_test, 250).map(one_hot) if len(data.x_test) else None
