@@ -93,7 +93,8 @@ _choices = dict(variant=VARIANTS, teacher_variant=VARIANTS, optimizer=('muon', '
 RECIPES = dict(
     original=Recipe(phases=((100, 32),), batch_size=32, optimizer='adam', learning_rate=1e-3, schedule='plateau', warmup=0.,
                     label_smoothing=0., flip='random', initialization='he'),
-    quick=Recipe(phases=((4, 24), (2, 32))),
+    quick=Recipe(phases=((3, 20), (2, 24), (1, 32))),
+    quick_s=Recipe('S', phases=((4, 20), (3, 24), (1, 32))),
     best=Recipe(phases=((8, 20), (12, 24), (7, 32))),
     tryout=Recipe('S', phases=((2, 16), (1, 32)), batch_size=50, flip='none', shift=3),
 )
@@ -547,7 +548,7 @@ def _drawn(x, batch_size, seed=0, most=10_000):
 @call_parse
 def arvinet_pretrain(
     data:str='cifar100', # Data set by name, or the path of a folder of class folders
-    recipe:str='best', # Preset ('original', 'quick', 'best', 'tryout') or the path of the JSON file of a recipe or a run record
+    recipe:str='best', # Preset ('original', 'quick', 'quick_s', 'best', 'tryout') or the path of the JSON file of a recipe or a run record
     change:str='', # Recipe fields to change, as 'variant=S seed=2'
     name:str=None, # Of the run
     folder:str=None, # For state, record and weights
