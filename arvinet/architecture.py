@@ -77,19 +77,21 @@ def winograd_conv2d(
     return tf.transpose(tf.reshape(back @ y, (n, n, -1, cout)), (2, 0, 1, 3))
 
 # %% ../nbs/00_architecture.ipynb #e57b4fd0
-@tf.autograph.experimental.do_not_convert
-@tf.custom_gradient
 def conv2d_winograd_gradients(
     x, # Feature maps (N, n, n, channels in), `n` static
     kernel, # Filters (3, 3, channels in, channels out), of the same type
 ): # Feature maps (N, n, n, channels out)
     "`tf.nn.conv2d(x, kernel, 1, 'SAME')` of 3 × 3 filters, with its gradients by minimal filtering in float32"
-    def gradients(upstream):
-        x32, kernel32, upstream32 = (tf.cast(v, tf.float32) for v in (x, kernel, upstream))
-        with tf.GradientTape() as tape:
-            tape.watch([x32, kernel32]); y = winograd_conv2d(x32, kernel32)
-        return [tf.cast(g, x.dtype) for g in tape.gradient(y, [x32, kernel32], upstream32)]
-    return tf.nn.conv2d(x, kernel, 1, 'SAME'), gradients
+    @tf.autograph.experimental.do_not_convert  # converted, it would lose its gradients
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradients(upstream):
+            x32, kernel32, upstream32 = (tf.cast(v, tf.float32) for v in (x, kernel, upstream))
+            with tf.GradientTape() as tape:
+                tape.watch([x32, kernel32]); y = winograd_conv2d(x32, kernel32)
+            return [tf.cast(g, x.dtype) for g in tape.gradient(y, [x32, kernel32], upstream32)]
+        return tf.nn.conv2d(x, kernel, 1, 'SAME'), gradients
+    return convolve(x, kernel)
 
 # %% ../nbs/00_architecture.ipynb #2c6a8029
 @lru_cache
