@@ -221,8 +221,7 @@ def _environment(runs):
     def section(name, r, repo):
         hours = sum(h['seconds'] for n in cycles(runs, name) for h in runs[n]['history']) / 3600
         versions = ', '.join(f'{k} {v}' for k, v in r['versions'].items())
-        return ["## Environmental cost", f"{hours:.2f} hours by the clock on {r['cores']} cores of {r['processor']}"
-                + (f" with {len(r['accelerators'])} accelerators" if r['accelerators'] else ', no accelerator') + ". Energy and emissions were not measured; failed and trial runs, and those of a teacher, are not in this figure.",
+        return ["## Environmental cost", f"{hours:.2f} hours by the clock on " + (', '.join(r['accelerators']) or f"{r['cores']} cores of {r['processor']}, no accelerator") + ". Energy and emissions were not measured; failed and trial runs, and those of a teacher, are not in this figure.",
                 f"Software: {versions}.", *([f"Note: {r['note']}"] if r.get('note') else [])]
     return section
 
