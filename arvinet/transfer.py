@@ -139,11 +139,13 @@ def predict(self:Classifier,
     top:int=1, # Classes to name, the likeliest first
     aspect:str='crop', # What becomes of oblong images: 'crop', 'pad' or 'squash'
     errors:str='warn', # Files that cannot be read: 'warn' names and skips them, 'raise' stops
+    mirror:bool=False, # Look at the mirror image of each, too, and average the probabilities; for pictures that keep their class in a mirror
 )->pd.DataFrame: # A row per image: class and probability, then class 2 and probability 2, …
     "Names for pictures"
     if not 1 <= top <= len(self.class_names): raise ValueError(f"top={top}: expected 1 to {len(self.class_names)}, the number of classes")
     x, names = _pictures(images, self.size, aspect, errors)
-    p = self.model.predict(x, batch_size=250, verbose=0) if len(x) else np.zeros((0, len(self.class_names)))
+    looks = [x, x[:, :, ::-1]] if mirror else [x]
+    p = np.mean([self.model.predict(look, batch_size=250, verbose=0) for look in looks], 0) if len(x) else np.zeros((0, len(self.class_names)))
     order = np.argsort(-p, axis=1, kind='stable')[:, :top]
     columns = {}
     for k in range(top):
@@ -357,6 +359,7 @@ def few_shot(
     **options, # For `transfer`
 )->pd.DataFrame: # A row per way, shots and seed, with top1 (0..1) and the seconds it took to learn
     "Accuracy against the number of training images"
+    if 'frozen' in hows and options.get('copies', 1) != 1: raise ValueError(f"copies={options['copies']}: few_shot looks at every image once, as it is; for augmented copies use transfer(data.subset(shots, seed), 'frozen', copies=…)")
     draws, rows = [(s, seed, data.subset(s, seed)) for s in shots for seed in seeds], []
     if 'frozen' in hows:
         backbone = _policy(best_precision(), lambda: ArviNet(variant, pretrained=pretrained, input_shape=(None, None, 3)))
@@ -416,7 +419,7 @@ def arvinet_transfer(
         if hold_out: images = images.hold_out(per_class=hold_out)
         options = dict(variant=variant, pretrained=weights or True, stages=_list(stages) or None) | (dict(epochs=epochs) if epochs else {})
         print(images)
-        table, figure = _curve(images, _list(shots), hows, options) if shots else _comparison(images, hows, out, options | dict(seed=seed, copies=copies))
+        table, figure = _curve(images, _list(shots), hows, seed, options | dict(copies=copies)) if shots else _comparison(images, hows, out, options | dict(seed=seed, copies=copies))
     except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'arvinet_transfer: {e}')
     table.to_csv(out/'table.csv'); figure.savefig(out/'figure.png', dpi=150)
     print(table.to_string()); print(f"Table, figure{'' if shots else ', classifiers and records'} are in {out}/")
@@ -429,8 +432,8 @@ def _comparison(images, hows, out, options):
     records = {how: c.record for how, c in found.items()}
     return results(records), plot_results(records)
 
-def _curve(images, shots, hows, options):
-    curve = few_shot(images, shots, hows=hows, **options)
+def _curve(images, shots, hows, seed, options):
+    curve = few_shot(images, shots, range(seed, seed + 3), hows, **options)
     return curve.pivot_table(index=['how', 'shots'], values='top1', aggfunc=['mean', 'min', 'max']).round(4), plot_few_shot(curve, images.name)
 
 # %% ../nbs/03_transfer.ipynb #aab65faa
@@ -440,11 +443,12 @@ def arvinet_predict(
     images:Param('Image files, or folders of them', str, nargs='+'),
     out:str='', # A CSV file to write; default: print a table
     top:int=1, # Classes to name, the likeliest first
+    mirror:bool=False, # Look at the mirror image of each, too, and average
 ):
     "Name what is in image files"
     try:
         files = _all_files(images)
-        found = load_classifier(classifier).predict(files, top=top)
+        found = load_classifier(classifier).predict(files, top=top, mirror=mirror)
     except (ValueError, OSError) as e: sys.exit(f'arvinet_predict: {e}')
     if out: found.to_csv(out)
     else: print(found.to_string())
