@@ -513,8 +513,8 @@ def _finish(model, data, recipe, record, folder):
     ended = len(record['history']) >= recipe.epochs or record.get('stopped_early')
     if ended:
         if (folder/'best.weights.h5').exists(): model.load_weights(folder/'best.weights.h5')
-        if recipe.average:
-            type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
+        if recipe.average: type(model.optimizer).finalize_variable_values(model.optimizer, model.trainable_variables)
+        if recipe.average or len(data.x_train) // recipe.batch_size * len(record['history']) < 40:  # the moving statistics lag behind the weights
             renew_statistics(model, _drawn(data.x_train, recipe.batch_size, recipe.seed))
         model.save_weights(folder/'final.weights.h5')
         record |= dict(status='finished', scores=evaluate(model, data.x_test, data.y_test) if len(data.x_test) else {},
