@@ -11,6 +11,7 @@ __all__ = ['COLOURS', 'features', 'fit_head', 'probe_stages', 'Classifier', 'loa
 import json, sys, tempfile, time, warnings
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import arvinet._quiet  # before TensorFlow, for its start-up messages
@@ -338,9 +339,10 @@ def plot_results(
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for how, r in records.items():
         h = pd.DataFrame(r['history']); h = h.assign(time=h.seconds.cumsum()).dropna(subset=which); level = 100 * h[which]
+        end = 100 * r['scores']['top1'] if scored else level.iloc[-1]
         for ax, x in zip(axes, (h.epoch, h.time)):
             if len(h) == 1: ax.axhline(level.iloc[0], color=COLOURS.get(how), ls=':', lw=1)
-            ax.plot(x, level, 'o-', ms=3, color=COLOURS.get(how), label=f'{how}, {level.iloc[-1]:.1f} %')
+            ax.plot(x, level, 'o-', ms=3, color=COLOURS.get(how), label=f'{how}, {end:.1f} %')
     axes[0].set(xlabel='epochs', ylabel=f'accuracy on the {where} images, %'); axes[1].set(xlabel='seconds'); axes[1].legend(fontsize=8, loc='lower right')
     fig.suptitle(title or next(iter(records.values()))['data']['name'], fontsize=10); fig.tight_layout()
     return fig
@@ -441,17 +443,17 @@ def _curve(images, shots, hows, seed, options):
 def arvinet_predict(
     classifier:str, # A folder that `arvinet_transfer` or `Classifier.save` wrote
     images:Param('Image files, or folders of them', str, nargs='+'),
-    out:str='', # A CSV file to write; default: print a table
+    out:str='', # A CSV file to write, its folder made where it is missing; default: print a table
     top:int=1, # Classes to name, the likeliest first
     mirror:bool=False, # Look at the mirror image of each, too, and average
 ):
     "Name what is in image files"
     try:
-        files = _all_files(images)
+        path, files = _to_write(out) if out else None, _all_files(images)
         found = load_classifier(classifier).predict(files, top=top, mirror=mirror)
+        if path: found.to_csv(path)
+        else: print(found.to_string())
     except (ValueError, OSError) as e: sys.exit(f'arvinet_predict: {e}')
-    if out: found.to_csv(out)
-    else: print(found.to_string())
 
 # %% ../nbs/03_transfer.ipynb #72991b71
 def _all_files(paths):
@@ -459,6 +461,16 @@ def _all_files(paths):
     files = [f for p in map(Path, paths) for f in (_image_files(p) if p.is_dir() else [p])]
     if not files: raise ValueError(f"no images in {', '.join(map(repr, map(str, paths)))}: expected image files, or folders with some inside")
     return files
+
+# %% ../nbs/03_transfer.ipynb #96f9ad2b
+def _to_write(out, *endings):
+    "A file to write, with its folder made; an error before the work where the work would be lost"
+    path = Path(out).expanduser()
+    if endings and path.suffix not in endings: raise ValueError(f"out={out!r}: expected a name ending in {' or '.join(endings)}")
+    if path.suffix == '.parquet' and not any(map(find_spec, ('pyarrow', 'fastparquet'))): raise ImportError(f"out={out!r}: .parquet files are written by pyarrow, which is not installed: pip install pyarrow, or name a file that ends in .npz")
+    if path.is_dir(): raise IsADirectoryError(f"out={out!r} is a folder: expected the name of a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 # %% ../nbs/03_transfer.ipynb #6af4b5da
 def _file_features(files, run, width, size, aspect, at_once=250):
@@ -475,7 +487,7 @@ def _file_features(files, run, width, size, aspect, at_once=250):
 @call_parse
 def arvinet_features(
     images:Param('Image files, or folders of them', str, nargs='+'),
-    out:str='features.npz', # To write: .npz (features, files), or .parquet where pyarrow is installed
+    out:str='features.npz', # File to write: .npz (features, files), or .parquet where pyarrow is installed; its folder is made where it is missing
     variant:str='S', # 'S', 'M' or 'L'
     weights:str='', # A .weights.h5 file in place of the package's
     stages:str='4', # Stages whose features are joined, separated by commas
@@ -484,13 +496,12 @@ def arvinet_features(
 ):
     "Write the features of pictures to a file, with their names"
     try:
-        if Path(out).suffix not in ('.npz', '.parquet'): raise ValueError(f"out={out!r}: expected a name ending in .npz or .parquet")
-        files = _all_files(images)
+        path, files = _to_write(out, '.npz', '.parquet'), _all_files(images)
         backbone = _policy(best_precision(), lambda: ArviNet(variant, pretrained=weights or True, input_shape=(size, size, 3)))
         found, names, broken = _file_features(files, *_extractor(backbone, _list(stages), (size, size, 3)), size, aspect)
         if not names: raise ValueError(f"none of {len(files)} files could be read, {broken[0][0]} for one ({broken[0][1]}): expected pictures")
         _report(broken, None, len(files), 'warn')
-        if out.endswith('.npz'): np.savez(out, features=found, files=np.array(names))
-        else: pd.DataFrame(found, index=pd.Index(names, name='file'), columns=[f'f{i}' for i in range(found.shape[1])]).to_parquet(out)
+        if path.suffix == '.npz': np.savez(path, features=found, files=np.array(names))
+        else: pd.DataFrame(found, index=pd.Index(names, name='file'), columns=[f'f{i}' for i in range(found.shape[1])]).to_parquet(path)
     except (ValueError, OSError, ImportError) as e: sys.exit(f'arvinet_features: {e}')
-    print(f'{found.shape[0]} images, {found.shape[1]} features each: {Path(out).name}')
+    print(f'{found.shape[0]} images, {found.shape[1]} features each: {path.name}')
