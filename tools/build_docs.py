@@ -8,9 +8,8 @@ import yaml
 from execnb.nbio import read_nb
 from fastcore.script import call_parse
 from nbdev.config import get_config
-from nbdev.doclinks import _build_modidx, _nbpath2html
 from nbdev.processors import FilterDefaults
-from nbdev.quarto import _def_file_re, nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 top = Path(__file__).resolve().parent.parent
@@ -21,10 +20,16 @@ def docs_url():
     return f'{cfg.doc_host}{cfg.doc_baseurl}'.rstrip('/') + '/'
 
 def page_name(
-    notebook, # A notebook's name, such as `00_architecture.ipynb`
-): # The name nbdev gives its page, such as `architecture.ipynb`
-    "A notebook's name without its number"
-    return _nbpath2html(Path(notebook)).with_suffix('.ipynb').name
+    notebook, # A notebook's path or address, such as `03_architecture.ipynb` or `../03_architecture.ipynb`
+): # The one nbdev gives its page, without the number: `architecture.ipynb`, `../architecture.ipynb`
+    "The address of a notebook's page"
+    folder, name = posixpath.split(notebook)
+    return posixpath.join(folder, re.sub(r'^\d+[a-zA-Z0-9]*_', '', name.lower()))
+
+def notebooks_in(folder):
+    "Paths of the notebooks of a folder and the folders in it, relative to it"
+    found = (p.relative_to(folder) for p in Path(folder).rglob('*.ipynb'))
+    return sorted(p.as_posix() for p in found if not any(part.startswith(('.', '_')) for part in p.parts))
 
 # Staging
 
@@ -46,24 +51,36 @@ def edit_notebook(path, fn):
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding='utf-8')
 
 def plain_code(
-    markdown, # Text with fenced code, in which nbdev links names as it does in prose, and prefixes classes of the notebook's own
+    markdown, # Text with fenced code, in which nbdev links names as in prose, and prefixes the notebook's own classes
 ): # The text with those names plain
     "Take Markdown links and `__main__` out of fenced code"
     def plain(match): return re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0]).replace('__main__.', '')
     return re.sub(r'^(```+).*?^\1', plain, markdown, flags=re.M | re.S)
 
-def relative(markdown):
+def relative(
+    markdown, # Text with links
+    folder='', # Of its page within the site, such as `experiments`
+): # Text whose links to this site's pages are relative
     "Make links to the published site's pages relative"
-    return re.sub(rf'(\]\(|href="){re.escape(docs_url())}(?=\w)', r'\1', markdown)
+    up = '../' * (folder.count('/') + 1) if folder else ''
+    return re.sub(rf'(\]\(|href="){re.escape(docs_url())}(?=\w)', rf'\1{up}', markdown)
+
+def sidebar_must_be_whole():
+    "Stop unless `nbs/sidebar.yml` names every notebook once"
+    named = re.findall(r'[\w/.-]+\.ipynb', Path('nbs/sidebar.yml').read_text(encoding='utf-8'))
+    there = notebooks_in('nbs')
+    faults = [f'{n} is in nbs/, but not in the sidebar' for n in there if n not in named]
+    faults += [f'{n} is in the sidebar, but not in nbs/' for n in named if n not in there]
+    faults += [f'{n} is in the sidebar twice' for n in sorted(set(named)) if named.count(n) > 1]
+    if faults: raise SystemExit('\n'.join([*faults, 'nbs/sidebar.yml and the notebooks do not agree: edit it']))
 
 def stage():
     "Let nbdev process the notebooks into `_proc/`, with links between pages made relative"
+    sidebar_must_be_whole()
     refresh_quarto_yml()
-    _build_modidx()
-    nbdev_sidebar.__wrapped__(file_re=_def_file_re)
     staged = proc_nbs('nbs', n_workers=0, force=True)  # in this process: TensorFlow is imported once
-    if Path('nbs/images').is_dir(): shutil.copytree('nbs/images', staged/'images', dirs_exist_ok=True)
-    for path in staged.glob('*.ipynb'): edit_notebook(path, lambda s: relative(plain_code(s)))
+    for name in notebooks_in(staged):
+        edit_notebook(staged/name, lambda s: relative(plain_code(s), posixpath.dirname(name)))
     return staged
 
 # The README
@@ -100,7 +117,8 @@ def output_markdown(out):
     if 'text/markdown' in data: return data['text/markdown']
     if '<table' in data.get('text/html', ''): return pipe_table(data['text/html'])
     if any(k.startswith('image/') for k in data):
-        raise SystemExit('the index shows a figure as an output, which README.md cannot hold: save it in nbs/images/ and show it with ![...](images/...)')
+        raise SystemExit('the index shows a figure as an output, which README.md cannot hold: '
+                         'save it in nbs/images/ and show it with ![...](images/...)')
     return fenced(data['text/plain']) if data.get('text/plain') else ''
 
 def fenced(text, lang=''): return f'```{lang}\n{text.strip()}\n```'
@@ -122,8 +140,9 @@ def readme_link(match):
     before, target = match.groups()
     if re.match(r'[a-z]+:|#', target): return match[0]
     file, hash_, anchor = target.partition('#')
-    if file.endswith('.ipynb'): file = _nbpath2html(Path(file)).name
-    return before + (docs_url() + file + hash_ + anchor if file.endswith('.html') else posixpath.normpath(f'nbs/{target}'))
+    if file.endswith('.ipynb'): file = page_name(file).replace('.ipynb', '.html')
+    if file.endswith('.html'): return before + docs_url() + file + hash_ + anchor
+    return before + posixpath.normpath(f'nbs/{target}')
 
 def readme_text():
     "README.md, from the index notebook: the same whatever renders the site"
@@ -146,7 +165,8 @@ def readme_must_match():
     from difflib import unified_diff
     old, new = Path('README.md').read_text(encoding='utf-8'), readme_text()
     diff = list(unified_diff(old.splitlines(), new.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm='', n=1))
-    if diff: raise SystemExit('\n'.join([*diff[:40], 'README.md is not up to date: run `python tools/build_docs.py --readme`']))
+    advice = 'README.md is not up to date: run `python tools/build_docs.py --readme`'
+    if diff: raise SystemExit('\n'.join([*diff[:40], advice]))
 
 # Rendering
 
@@ -161,23 +181,25 @@ def render_quarto(staged):
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=staged, check=True)
     replace_site(staged/get_config().doc_path.name)
 
+def renamed(markdown):
+    "Links between notebooks, turned into links between the files that smalldocs is given"
+    def rename(match): return match[0] if '://' in match[2] else match[1] + page_name(match[2])
+    return re.sub(r'(\]\(|href=")([^)\s"#]+\.ipynb)', rename, markdown)
+
 def for_smalldocs(
     staged, # What nbdev staged for Quarto
     dest, # A new folder
-): # Page name to notebook name
+): # Notebook by page, paths within the site
     "Copy a staged project to where smalldocs finds what Quarto does itself: page names, themes without Sass"
     shutil.copytree(staged, dest)
-    names = {p.name: page_name(p.name) for p in dest.glob('*.ipynb')}
-    def rename(s):
-        for old, new in names.items(): s = re.sub(rf'(?<![\w/]){re.escape(old)}', new, s)
-        return s
+    names = {n: page_name(n) for n in notebooks_in(dest)}
     for old, new in names.items():
-        edit_notebook(dest/old, lambda s: re.sub(r'\]\([^)]+\)', lambda m: rename(m[0]), s))
+        edit_notebook(dest/old, renamed)
         text = re.sub(r'\boutput-file: [^\\]*\\n', '', (dest/old).read_text(encoding='utf-8'), count=1)
         (dest/old).unlink()
         (dest/new).write_text(text, encoding='utf-8')
     sidebar = dest/'sidebar.yml'
-    sidebar.write_text(rename(sidebar.read_text()))
+    sidebar.write_text(re.sub(r'[\w/.-]+\.ipynb', lambda m: page_name(m[0]), sidebar.read_text()))
     project = yaml.safe_load((dest/'_quarto.yml').read_text())
     html = project['format']['html']
     for quartos_own in 'html-math-method', 'grid': html.pop(quartos_own, None)
@@ -194,8 +216,8 @@ def mathml(match):
 
 def finish_page(
     html, # A page smalldocs wrote
-    notebook, # The name of its notebook
-    page, # The name smalldocs had for it
+    notebook, # The path of its notebook
+    page, # The path smalldocs had for it
 ): # The page with its formulas in it and nothing from another host
     "What a page of smalldocs needs to be read offline"
     html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
@@ -231,4 +253,5 @@ def main(
     if check_readme: return readme_must_match()
     renderer = renderer or ('quarto' if shutil.which('quarto') else 'smalldocs')
     dict(quarto=render_quarto, smalldocs=render_smalldocs)[renderer](stage())
-    print(f'{len(list(get_config().doc_path.glob("*.html")))} pages by {renderer} in {get_config().doc_path.name}/')
+    built = get_config().doc_path
+    print(f'{len(list(built.rglob("*.html")))} pages by {renderer} in {built.name}/')

@@ -52,15 +52,19 @@ def weights_problems(
     out = [f'{wheel.name}: {n} is in the registry, but not in the wheel' for n in sorted(set(pinned) - set(found))]
     out += [f'{wheel.name}: {n} is not in the registry' for n in sorted(set(found) - set(pinned))]
     for n in sorted(set(found) & set(pinned)):
-        if (sha := sha256(found[n]).hexdigest()) != pinned[n]: out.append(f'{wheel.name}: {n} has SHA-256 {sha}, the registry says {pinned[n]}')
+        sha = sha256(found[n]).hexdigest()
+        if sha != pinned[n]: out.append(f'{wheel.name}: {n} has SHA-256 {sha}, the registry says {pinned[n]}')
     return out
 
 def version_problems(wheel, sdist):
     "Where the version of settings.ini is not that of the archives, the package and the changelog, one line each"
     version, lib = settings()['version'], settings()['lib_path']
-    out = [f'{p.name}: settings.ini says {version}' for p in (wheel, sdist) if not re.match(rf'{lib}-{re.escape(version)}(-|\.tar)', p.name)]
-    if f'__version__ = "{version}"' not in (_top/lib/'__init__.py').read_text(encoding='utf-8'): out.append(f'{lib}/__init__.py: settings.ini says {version}; run nbdev_export')
-    if f'## [{version}]' not in (_top/'CHANGELOG.md').read_text(encoding='utf-8'): out.append(f'CHANGELOG.md: has no section for {version}')
+    out = [f'{p.name}: settings.ini says {version}' for p in (wheel, sdist)
+           if not re.match(rf'{lib}-{re.escape(version)}(-|\.tar)', p.name)]
+    if f'__version__ = "{version}"' not in (_top/lib/'__init__.py').read_text(encoding='utf-8'):
+        out.append(f'{lib}/__init__.py: settings.ini says {version}; run nbdev_export')
+    if f'## [{version}]' not in (_top/'CHANGELOG.md').read_text(encoding='utf-8'):
+        out.append(f'CHANGELOG.md: has no section for {version}')
     return out
 
 @call_parse
@@ -74,10 +78,13 @@ def main(
     in_wheel, in_sdist = wheel_names(wheel), sdist_names(sdist)
     licences = {n for n in in_wheel if n.endswith('LICENSE') and '.dist-info/' in n}
     found = [] if licences else [f'{wheel.name}: lacks LICENSE']
-    found += problems(wheel, in_wheel, package_files(), ('.ipynb', '/nbs/', '/tools/', '/tests/', *_caches), megabytes)
-    found += problems(sdist, in_sdist, package_files() | {'LICENSE', 'README.md', 'settings.ini', 'setup.py'}, _caches, megabytes)
-    strangers = {n.split('/')[0] for n in in_wheel if '.dist-info/' not in n} - {f.split('/')[0] for f in package_files()}
+    package = package_files()
+    beside = {'LICENSE', 'README.md', 'settings.ini', 'setup.py'}
+    found += problems(wheel, in_wheel, package, ('.ipynb', '/nbs/', '/tools/', '/tests/', *_caches), megabytes)
+    found += problems(sdist, in_sdist, package | beside, _caches, megabytes)
+    strangers = {n.split('/')[0] for n in in_wheel if '.dist-info/' not in n} - {f.split('/')[0] for f in package}
     found += [f'{wheel.name}: would install {n} beside the package' for n in sorted(strangers)]
     found += weights_problems(wheel) + version_problems(wheel, sdist)
     if found: raise SystemExit('\n'.join(found))
-    for path, names in ((wheel, in_wheel), (sdist, in_sdist)): print(f'{path.name}: {len(names)} files, {path.stat().st_size/1e6:.1f} MB')
+    for path, names in ((wheel, in_wheel), (sdist, in_sdist)):
+        print(f'{path.name}: {len(names)} files, {path.stat().st_size/1e6:.1f} MB')

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastcore.script import call_parse
 
-_loads = dict(img='src', script='src', iframe='src', source='src', video='src', audio='src', embed='src', track='src', object='data')
+_loads = dict.fromkeys('img script iframe source video audio embed track'.split(), 'src') | dict(object='data')
 _loading_rels = {'stylesheet', 'icon', 'preload', 'modulepreload', 'manifest'}
 
 class Page(HTMLParser):
@@ -58,7 +58,8 @@ class Site:
         file = self.target(page, url)
         if self.root not in file.parents: return 'leaves the site'
         if not file.is_file(): return 'no such file'
-        if file in self.pages and unquote(urlsplit(url).fragment) not in self.pages[file].anchors: return 'no such anchor'
+        anchor = unquote(urlsplit(url).fragment)
+        if file in self.pages and anchor not in self.pages[file].anchors: return 'no such anchor'
 
     def load_problem(self, page, url):
         "Why a file that a page loads is missing or not the site's own, or None"
@@ -72,7 +73,10 @@ class Site:
         found += [(p, u, self.load_problem(p, u)) for p, urls in loads for u in urls]
         return [(p.relative_to(self.root), u, why) for p, u, why in dict.fromkeys(found) if why]
 
-    def size(self): return sum(len(p.links) + len(p.loads) for p in self.pages.values()) + sum(map(len, self.sheets.values()))
+    def size(self):
+        "How many addresses were checked"
+        in_pages = sum(len(p.links) + len(p.loads) for p in self.pages.values())
+        return in_pages + sum(map(len, self.sheets.values()))
 
 @call_parse
 def main(

@@ -1,4 +1,7 @@
-"Run the README's first Python example with the installed package and no network: `python -I tools/run_readme.py README.md`"
+"""Run the README's first Python example with the installed package and no network.
+
+    python -I tools/run_readme.py README.md
+"""
 import re, socket, sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +21,8 @@ def must_be_installed(package, checkout):
     "Stop if the package would come from the checkout"
     spec = find_spec(package)
     if spec is None: raise SystemExit(f'{package} is not installed')
-    if Path(checkout).resolve() in Path(spec.origin).resolve().parents: raise SystemExit(f'{package} comes from the checkout, not from the wheel')
+    if Path(checkout).resolve() in Path(spec.origin).resolve().parents:
+        raise SystemExit(f'{package} comes from the checkout, not from the wheel')
 
 if __name__ == '__main__':
     readme = sys.argv[1]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-_flags = ('--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking --disable-component-update '
-          '--disable-sync --no-first-run --virtual-time-budget=4000').split()
+_flags = ('--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking '
+          '--disable-component-update --disable-sync --no-first-run --virtual-time-budget=4000').split()
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     "Serves the site without a log, and each page also in a frame of a given width at `/frame/WIDTH/HEIGHT/SCHEME/PAGE`"
@@ -13,10 +13,12 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         if not self.path.startswith('/frame/'): return super().do_GET()
-        width, height, scheme, page = self.path.split('/')[2:6]
+        width, height, scheme, page = self.path.split('/', 5)[2:]
         body = (f'<body style="margin:0"><script>localStorage.setItem("smalldocs-scheme", "{scheme}")</script>'
                 f'<iframe src="/{page}" style="border:0;width:{width}px;height:{height}px"></iframe>').encode()
-        self.send_response(200); self.send_header('Content-Type', 'text/html'); self.end_headers()
+        self.send_response(200)
+        self.send_header('Content-Type', 'text/html')
+        self.end_headers()
         self.wfile.write(body)
 
 def serve(root):
@@ -37,13 +39,16 @@ def main(
     if not browser: raise SystemExit('Chromium is not on the PATH')
     Path(dest).mkdir(parents=True, exist_ok=True)
     server = serve(root)
-    for page in sorted(Path(root).glob(pages)):
+    for path in sorted(Path(root).rglob(pages)):
+        page = path.relative_to(root)
         for width in 1280, 400:
             for scheme, stored in dict(light='default', dark='alternate').items():
-                shot = Path(dest)/f'{page.stem}-{width}-{scheme}.png'
-                address = f'http://127.0.0.1:{server.server_port}/frame/{width}/{height}/{stored}/{page.name}'
+                name = page.with_suffix('').as_posix().replace('/', '-')
+                shot = Path(dest)/f'{name}-{width}-{scheme}.png'
+                address = f'http://127.0.0.1:{server.server_port}/frame/{width}/{height}/{stored}/{page.as_posix()}'
                 with tempfile.TemporaryDirectory() as profile:
-                    subprocess.run([browser, *_flags, f'--user-data-dir={profile}', f'--window-size={max(width, 500)},{height}',
-                                    f'--screenshot={shot}', address], check=True, capture_output=True)
+                    subprocess.run([browser, *_flags, f'--user-data-dir={profile}', f'--screenshot={shot}',
+                                    f'--window-size={max(width, 500)},{height}', address],
+                                   check=True, capture_output=True)
                 print(shot)
     server.shutdown()
