@@ -208,5 +208,6 @@ def evaluate(
 )->dict: # `top1`, `top5` (0..1) and `images`
     "Plain accuracy, without test-time augmentation"
     if not len(x): raise ValueError("no images to score: expected at least one")
-    scores = in_batches(lambda part: model.predict_on_batch(np.asarray(part, 'float32')), x, batch_size)
+    def scored(part): return keras.ops.convert_to_numpy(model(np.asarray(part, 'float32'), training=False))
+    scores = in_batches(scored, x, batch_size)
     return dict(top1=top_k(scores, y), top5=top_k(scores, y, 5), images=len(y))
