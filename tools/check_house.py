@@ -229,7 +229,8 @@ def check_length(house):
     for p in house.notebooks:
         cells = [re.sub(r'^#\|.*\n', '', c, flags=re.M) for c in house.cells(p) if cell_kind(c) == 'export']
         median = statistics.median(map(len, cells)) if cells else 0
-        if median >= (MEDIAN_OF_LONGEST if longest and house.rooms[p] == longest.room else MEDIAN): found.append((house.shown(p), f'median exported cell of {median:.0f} characters'))
+        most = MEDIAN_OF_LONGEST if longest and house.rooms[p] == longest.room else MEDIAN
+        if median >= most: found.append((house.shown(p), f'median exported cell of {median:.0f} characters'))
     return found
 
 # What nbdev would do with a page
