@@ -33,7 +33,7 @@ setup(
         *(f'Programming Language :: Python :: 3.{minor}' for minor in minors),
     ],
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['weights/*']},
+    package_data={cfg['lib_name']: ['weights/*', 'pictures/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

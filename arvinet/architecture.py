@@ -155,7 +155,7 @@ def find_backbone(
 )->keras.Model|None: # None if there is none
     "The flat model inside a model that has an ArviNet's stages"
     names = {l.name for l in model.layers}
-    if 'stage4_block1_add' in names: return model
+    if 'stage1_block1_add' in names: return model
     for layer in model.layers:
         if isinstance(layer, keras.Model) and (found := find_backbone(layer)) is not None: return found
 
@@ -181,8 +181,8 @@ def pooled_stages(
     "A backbone's input, and the joined means of the maps of some stages"
     maps = stage_outputs(backbone)
     known = sorted(int(name.removeprefix('stage')) for name in maps.output)
-    if not stages or set(stages) - set(known):
-        raise ValueError(f"stages={tuple(stages)}: expected some of {', '.join(map(str, known))}")
+    if not stages or set(stages) - set(known) or len({*stages}) < len(stages):
+        raise ValueError(f"stages={tuple(stages)}: expected some of {', '.join(map(str, known))}, each once")
     def mean(stage, name):
         return layers.GlobalAveragePooling2D(dtype='float32', name=name)(maps.output[f'stage{stage}'])
     if len(stages) == 1: return maps.input, mean(stages[0], 'features')

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from fastcore.basics import patch
 
-from .core import best_precision, write_json
+from .core import best_precision, replacing, write_json
 
 # %% ../nbs/11_checkpoint.ipynb #77b6e392
 class State:
@@ -46,14 +46,10 @@ def save(self:State,
 @patch
 def _replace(self:State, **arrays):
     "Put a file of arrays in the place of the old one"
-    temporary = self.path.with_name(f'state.{os.getpid()}.tmp.npz')
-    try:
-        with open(temporary, 'wb') as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
-    finally: temporary.unlink(missing_ok=True)
+    with replacing(self.path) as new, open(new, 'wb') as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
 
 # %% ../nbs/11_checkpoint.ipynb #ad52fb4b
 @patch
@@ -140,7 +136,7 @@ def alone_in(
     except OSError as e: raise OSError(f"cannot write to folder {folder.name!r} ({e.strerror}): give another") from e
     with lock:
         if not _locked(lock): refuse(folder, 'is in use by another process: wait for it', FileExistsError)
-        for left in folder.glob('state.*.tmp.npz'): left.unlink()
+        for left in folder.glob('state.npz.*.tmp'): left.unlink()
         yield
 
 # %% ../nbs/11_checkpoint.ipynb #61b24e4f

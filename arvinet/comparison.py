@@ -6,28 +6,31 @@
 __all__ = ['compare', 'results', 'plot_results', 'few_shot', 'plot_few_shot', 'arvinet_transfer']
 
 # %% ../nbs/16_comparison.ipynb #1b393a65
-import shutil, sys, time
+import os, shutil, sys, time
+from inspect import signature
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .core import COLOURS, best_precision, command, dtype_policy, split_list
+from .core import COLOURS, best_precision, check_number, command, dtype_policy, split_list
 from .architecture import ArviNet
 from .preparation import ASPECTS
 from .data import Dataset, load, rank_in_class
 from .features import features, fit_head, head_top1
-from .transfer import METHODS, METHOD_STAGES, check_data, state_folder, transfer
+from .transfer import METHODS, METHOD_STAGES, Settings, as_dataset, check_changes, check_data, state_folder
+from .transfer import transfer
 
 # %% ../nbs/16_comparison.ipynb #0b67fcbc
 def _ways(hows):
     "Methods, checked"
-    hows = split_list(hows, str) if isinstance(hows, str) else tuple(hows)
+    hows = tuple(dict.fromkeys(split_list(hows, str) if isinstance(hows, str) else hows))
     unknown = [how for how in hows if how not in METHODS]
     if hows and not unknown: return hows
     known = ', '.join(map(repr, METHODS))
-    raise ValueError(f"unknown method {', '.join(map(repr, unknown))}: expected some of {known}")
+    given = f"unknown method {', '.join(map(repr, unknown))}" if unknown else 'no method'
+    raise ValueError(f"{given}: expected some of {known}")
 
 # %% ../nbs/16_comparison.ipynb #3aea4b4a
 def _say(text, shown):
@@ -35,6 +38,22 @@ def _say(text, shown):
     if shown and sys.stderr is not None: print(text, file=sys.stderr, flush=True)
 
 # %% ../nbs/16_comparison.ipynb #788f7e1e
+def _own_options(how, hows, options):
+    "The options for one of some methods: only fine-tuning chooses layers to train"
+    if how == 'finetune' or 'finetune' not in hows: return options
+    return {name: value for name, value in options.items() if name not in ('train_from', 'norm')}
+
+# %% ../nbs/16_comparison.ipynb #fa5a171d
+def _check_options(hows, options):
+    "Refuse, before any training, options that some method cannot take"
+    taken = [*signature(transfer).parameters, 'epochs']
+    check_changes({name: value for name, value in options.items() if name not in taken})
+    for how in hows:
+        own = _own_options(how, hows, options)
+        Settings(how, **{name: own[name] for name in Settings.__dataclass_fields__ if name in own})
+    if options.get('epochs') is not None: check_number('epochs', options['epochs'], 1, 100_000, whole=True)
+
+# %% ../nbs/16_comparison.ipynb #f52d54bb
 def compare(
     data:Dataset|str|Path, # As in `transfer`
     hows:tuple=tuple(METHODS), # Methods, in order
@@ -44,7 +63,9 @@ def compare(
     **options, # For `transfer`
 )->dict: # `Classifier` by method
     "A classifier by each method, at equal budgets"
-    hows, data = _ways(hows), data if isinstance(data, Dataset) else load(data)
+    hows, data = _ways(hows), as_dataset(data)
+    check_data(data)
+    _check_options(hows, options)
     places = {how: Path(folder).expanduser()/how if folder else None for how in hows}
     if held := [str(p) for p in places.values() if p and not resume and (p.exists() or state_folder(p).exists())]:
         raise FileExistsError(f"{' and '.join(held)} there already: go on by resume=True (--resume), or give another "
@@ -52,7 +73,8 @@ def compare(
     found = {}
     for how in hows:
         _say(f'{how}: {METHODS[how]}', progress)
-        found[how] = transfer(data, how, folder=places[how], resume=resume, progress=progress, **options)
+        own = _own_options(how, hows, options)
+        found[how] = transfer(data, how, folder=places[how], resume=resume, progress=progress, **own)
     return found
 
 # %% ../nbs/16_comparison.ipynb #de414dd2
@@ -115,14 +137,22 @@ def _few_frozen(data, shots, seeds, variant, pretrained, stages, C, progress):
         yield dict(how='frozen', shots=shot, seed=seed, top1=top1, seconds=round(seconds, 2))
 
 # %% ../nbs/16_comparison.ipynb #a9fa6b40
+def _check_list(name, values, low):
+    "Refuse what is not some whole numbers"
+    if isinstance(values, str) or not hasattr(values, '__len__') or not len(values):
+        raise ValueError(f"{name}={values!r}: expected a list of whole numbers, such as {name}=(1, 5)")
+    for value in values: check_number(name, value, low, 2**31 - 1, whole=True)
+
+# %% ../nbs/16_comparison.ipynb #52c2090e
 def _check_draws(data, shots, seeds, hows, options):
     "Refuse, before any training, draws that cannot be made or scored"
     if not len(data.x_test):
         raise ValueError(f"{data.name}: no test images to score on: expected a test part; hold one out, as by "
                          "data.hold_out(per_class=10) or --hold_out 10")
-    if not shots or not len(seeds):
-        raise ValueError(f"shots={shots}, seeds={tuple(seeds)}: expected at least one of each")
+    _check_list('shots', shots, 1)
+    _check_list('seeds', seeds, 0)
     for shot in shots: data.subset(shot)
+    _check_options(hows, options)
     if 'frozen' in hows and options.get('copies', 1) != 1:
         raise ValueError(f"copies={options['copies']}: few_shot looks at every image once, as it is; for augmented "
                          "copies use transfer(data.subset(shots, seed), 'frozen', copies=…)")
@@ -141,9 +171,13 @@ def few_shot(
     **options, # For `transfer`
 )->pd.DataFrame: # A row for each method, shots and seed: top1 (0..1), and the seconds it took to learn
     "Accuracy against the number of training images"
-    hows, data = _ways(hows), data if isinstance(data, Dataset) else load(data)
+    hows, data = _ways(hows), as_dataset(data)
     check_data(data)
-    _check_draws(data, shots, seeds, hows, options)
+    if alien := [name for name in ('folder', 'resume', 'seed') if name in options]:
+        raise TypeError(f"{alien[0]}={options[alien[0]]!r}: few_shot draws by seeds=(0, 1) and keeps no classifier; "
+                        "leave it out, or keep one by transfer(data.subset(shots, seed), folder=…)")
+    about = dict(variant=variant, pretrained=pretrained, stages=stages, C=C)
+    _check_draws(data, shots, seeds, hows, about | options)
     rows = []
     if 'frozen' in hows:
         seen = METHOD_STAGES['frozen'] if stages is None else stages
@@ -152,7 +186,8 @@ def few_shot(
     for how, shot, seed in ((h, s, seed) for h in hows if h != 'frozen' for s in shots for seed in seeds):
         _say(f'{how}, {shot} images of each class, seed {seed}', progress)
         drawn = data.subset(shot, seed)
-        made = transfer(drawn, how, variant, pretrained, stages, C=C, seed=seed, progress=False, **options).record
+        own = _own_options(how, hows, options)
+        made = transfer(drawn, how, variant, pretrained, stages, C=C, seed=seed, progress=False, **own).record
         rows.append(dict(how=how, shots=shot, seed=seed, top1=made['scores']['top1'], seconds=made['seconds']))
     return pd.DataFrame(rows)
 
@@ -179,11 +214,7 @@ def plot_few_shot(
 # %% ../nbs/16_comparison.ipynb #3dc33e88
 def _options(shots, stages):
     "Lists of an option's text"
-    lists = dict(shots=shots, stages=stages)
-    for name, text in lists.items():
-        try: lists[name] = split_list(text)
-        except ValueError as e: raise ValueError(f"--{name} {e}") from None
-    return lists['shots'], lists['stages'] or None
+    return split_list(shots, option='--shots'), split_list(stages, option='--stages') or None
 
 # %% ../nbs/16_comparison.ipynb #b2bd81fc
 def _data(source, size, aspect, no_mirror, hold_out):
@@ -216,40 +247,51 @@ def _results_folder(folder, resume, replace):
         raise FileExistsError(f"--folder {folder!r} holds earlier results ({', '.join(p.name for p in held)}): go on "
                               "with them by --resume, delete them first by --replace, or give another folder")
     for path in held if replace else (): shutil.rmtree(path) if path.is_dir() else path.unlink()
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OSError(f"--folder {folder!r} cannot be made ({e.strerror}): give a folder inside one of yours") from e
+    if os.access(out, os.W_OK): return out
+    raise PermissionError(f"--folder {folder!r} cannot be written to: give a folder of yours")
 
 # %% ../nbs/16_comparison.ipynb #ff350799
-def _conclusion(table):
+_spoken = dict(frozen='frozen features reach', finetune='fine-tuning reaches', scratch='training from scratch reaches')
+
+def _conclusion(table, data):
     "The table in a sentence"
-    if table.test.isna().any(): return 'There are no test images to score on.'
-    best, quick = table.test.idxmax(), table.seconds.idxmin()
-    def reached(how): return f'{table.test[how]:.1f} % in {table.seconds[how]:.0f} s'
-    text = f'Best on the test images: {best}, {reached(best)}'
-    return text + (f'; {quick} has {reached(quick)}.' if quick != best else '.')
+    fewest, most = data.counts().train.min(), data.counts().train.max()
+    given = f"With {fewest if fewest == most else f'{fewest} to {most}'} pictures a class"
+    if table.test.isna().any(): return f'{given} to train on, there are no test images to score on.'
+    said = [f'{words} {table.test[how]:.1f} % in {table.seconds[how]:.0f} s'
+            for how, words in _spoken.items() if how in table.index]
+    return f"{given}, {', '.join(said)}."
 
 # %% ../nbs/16_comparison.ipynb #12288a1d
-def _say_finished(out):
-    "Say what is left after an error"
+def _finished_in(out):
+    "What is left after an error or Ctrl-C, in words"
     ended = [how for how in METHODS if (out/how/'classifier.json').exists()]
-    if ended: _say(f"Finished, and saved in {out}/: {', '.join(ended)}. --resume goes on", True)
+    begun = [how for how in METHODS if (state_folder(out/how)/'state.npz').exists()]
+    kept = [f"{', '.join(hows)} ({what})" for hows, what in ((ended, 'finished'), (begun, 'begun')) if hows]
+    return f"saved in {out}/: {', '.join(kept)}; --resume goes on" if kept else f'nothing is saved in {out}/ yet'
 
 # %% ../nbs/16_comparison.ipynb #453bcbc3
 def _compared(data, hows, out, resume, options):
     "Table, figure and conclusion of a comparison"
-    try: found = compare(data, hows, out, resume, **options)
-    except BaseException:
-        _say_finished(out)
+    every = max(1, round(len(data.x_test) / len(data.x_train)))  # scoring costs no more than training
+    try: found = compare(data, hows, out, resume, validate_every=every, **options)
+    except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped; {_finished_in(out)}') from None
+    except Exception:
+        _say(_finished_in(out), True)
         raise
     records = {how: c.record for how, c in found.items()}
     table = results(records)
-    return table, plot_results(records), _conclusion(table)
+    return table, plot_results(records), _conclusion(table, data)
 
 # %% ../nbs/16_comparison.ipynb #ad68c94d
 def _drawn(data, hows, shots, options):
     "Table, figure and conclusion of a curve over three draws"
     seed = options.pop('seed')
-    curve = few_shot(data, shots, range(seed, seed + 3), hows, **options)
+    try: curve = few_shot(data, shots, range(seed, seed + 3), hows, **options)
+    except KeyboardInterrupt: raise KeyboardInterrupt('stopped; a curve keeps no state, nothing is saved') from None
     spread = curve.pivot_table(index=['how', 'shots'], values='top1', aggfunc=['mean', 'min', 'max'])
     spread.columns = [name for name, _ in spread.columns]
     return spread.round(4), plot_few_shot(curve, data.name), 'Accuracy (0..1) over three draws.'
@@ -257,8 +299,8 @@ def _drawn(data, hows, shots, options):
 # %% ../nbs/16_comparison.ipynb #ec4d75b3
 @command
 def arvinet_transfer(
-    data:str='digits', # A named set, the path of a folder of class folders, or of an .npz file
-    how:str='scratch,frozen,finetune', # Methods to compare, separated by commas
+    data:str='caltech20', # A named set, the path of a folder of class folders, or of an .npz file
+    how:str='frozen,scratch', # Methods to compare, separated by commas: frozen, scratch, finetune
     variant:str='S', # 'XS', 'S', 'M' or 'L'
     weights:str='', # A .weights.h5 file in place of the package's
     epochs:int=0, # Of 'scratch' and 'finetune'; default: by the number of images
@@ -279,6 +321,9 @@ def arvinet_transfer(
     if shots and resume: raise ValueError("--shots and --resume: a curve keeps no state; leave one of them out")
     options = dict(variant=variant, pretrained=weights or True, stages=stages, copies=copies, seed=seed)
     if epochs: options['epochs'] = epochs
+    check_number('--epochs', epochs, 0, 100_000, whole=True)
+    check_number('--hold_out', hold_out, 0, whole=True)
+    _check_options(hows, options)
     images = _data(data, size, aspect, no_mirror, hold_out)
     check_data(images)
     if shots: _check_draws(images, shots, (seed,), hows, options)

@@ -7,9 +7,10 @@ __all__ = ['check_labels', 'Dataset', 'rank_in_class', 'CopyWarning', 'from_arra
            'channel_statistics']
 
 # %% ../nbs/07_data.ipynb #11e798ad
-import difflib, warnings
+import difflib, os, warnings
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from numbers import Integral, Real
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,7 +20,7 @@ from fastcore.basics import patch
 
 from .catalogue import DATASETS, local_npz, read_npz
 from .catalogue import CIFAR10_CLASSES, CIFAR100_CLASSES, CIFAR100_SUPERCLASSES, CIFAR100_SUPERCLASS_OF  # also here
-from .folders import class_files, find_parts, image_files
+from .folders import class_files, find_parts, image_files, other_files
 from .preparation import Preparation, gather, read_files, report_broken, warn_caller
 
 # %% ../nbs/07_data.ipynb #e01aa814
@@ -44,6 +45,18 @@ def check_labels(
     return y.astype('int32')
 
 # %% ../nbs/07_data.ipynb #e30b402c
+def _check_names(names):
+    "Class names as a tuple of text, or an error that says what is wrong with them"
+    if isinstance(names, (dict, set, frozenset)):
+        raise ValueError(f"class_names are a {type(names).__name__}: expected a list in the order of the labels")
+    names = tuple(map(str, names))
+    wrong = [n for n in names if not n.strip() or not n.replace(' ', '').isprintable()]
+    wrong += [n for n in dict.fromkeys(names) if names.count(n) > 1]
+    if wrong:
+        raise ValueError(f"class names {wrong[:5]} are empty, stand twice, or hold control characters or bytes that "
+                         "are not UTF-8: give each class a printable name of its own, or rename its folder")
+    return names
+
 @dataclass(repr=False, eq=False)
 class Dataset:
     "Images and labels in two parts, checked"
@@ -59,7 +72,7 @@ class Dataset:
     preparation:Preparation=Preparation() # How an image becomes one of these
 
     def __post_init__(self):
-        self.class_names = tuple(map(str, self.class_names))
+        self.class_names = _check_names(self.class_names)
         plain = Preparation(None, depth=self.preparation.depth).settle(self.x_train, self.x_test)
         self.x_train = plain.arrays(self.x_train, 'training images')
         self.x_test = plain.arrays(self.x_test, 'test images')
@@ -209,17 +222,24 @@ def show(
     return fig
 
 # %% ../nbs/07_data.ipynb #b3c09908
-def _encode(y, names):
+def _encode(y, names, name='training labels'):
     "Labels as numbers, and the class names; words are looked up"
-    y = np.asarray(y)
+    if isinstance(names, str):
+        raise ValueError(f"class_names={names!r} is one text: expected a list of names in the order of the labels")
+    names = names if names is None else _check_names(names)
+    given, y = y, np.asarray(y)
     if y.dtype.kind not in 'USO':
         if names is not None: return y, names
         top = int(np.nan_to_num(y).max()) if y.size and y.dtype.kind in 'uif' else 0
         if top < max(y.size, 1): return y, tuple(map(str, range(top + 1)))
         raise ValueError(f"labels run up to {top} for {y.size} images: expected numbers from 0 without gaps; for ids "
                          "or names, give words, list(map(str, labels))")
+    missing = np.flatnonzero(pd.isna(np.asarray(given, object).ravel()))
+    if len(missing):
+        raise ValueError(f"{name} lack a value at index {missing[0]}, {len(missing)} of {y.size} in all: expected a "
+                         "word for each image; label these images or leave them out")
     words = [str(v) for v in y.ravel()]
-    names = tuple(map(str, sorted({*words}) if names is None else names))
+    names = tuple(sorted({*words})) if names is None else names
     number = {name: i for i, name in enumerate(names)}
     unknown = sorted({*words} - {*number})
     if unknown: raise ValueError(f"labels {unknown[:5]} are not among the class names {', '.join(names[:8])}")
@@ -245,8 +265,11 @@ def _name_copies(data, names=None):
     return data
 
 # %% ../nbs/07_data.ipynb #c26980c7
-def _check_share(share):
-    if not 0 <= share < 1: raise ValueError(f"test_share={share}: expected a part of the images, from 0 to below 1")
+def _check_split(share, seed):
+    if not isinstance(share, Real) or not 0 <= share < 1:
+        raise ValueError(f"test_share={share!r}: expected a part of the images, a number from 0 to below 1")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed={seed!r}: expected a whole number from 0")
 
 # %% ../nbs/07_data.ipynb #e0d32185
 def from_arrays(
@@ -267,14 +290,17 @@ def from_arrays(
     "A data set from your own arrays"
     if (x_test is None) != (y_test is None):
         raise ValueError("give both x_test and y_test, or neither for a split of the training images")
-    _check_share(test_share)
+    _check_split(test_share, seed)
+    words = [np.asarray(y).dtype.kind in 'USO' for y in (y_train, y_test) if y is not None]
+    if len({*words}) > 1:
+        raise ValueError("one of y_train and y_test holds words, the other numbers: expected both of one kind")
     y, class_names = _encode(y_train, class_names)
     called = ('training images',) if x_test is None else ('training images', 'test images')
     given = [gather(images, name) for images, name in zip((x_train, x_test), called)]
     preparation = Preparation(size, aspect, border, mirror, depth).settle(*given)
     x, *test = [preparation.prepare(images, 'raise', name)[0] for images, name in zip(given, called)]
     y = check_labels(y, len(x), len(class_names), 'training labels')
-    if test: parts = x, y, test[0], _encode(y_test, class_names)[0]
+    if test: parts = x, y, test[0], _encode(y_test, class_names, 'test labels')[0]
     else:
         mask = _test_mask(x, y, test_share, seed)
         parts = x[~mask], y[~mask], x[mask], y[mask]
@@ -298,20 +324,28 @@ def from_folder(
     root, preparation = Path(root).expanduser(), Preparation(size, aspect, border, mirror, depth)
     if not root.is_dir(): raise FileNotFoundError(f"no folder {str(root)!r}: expected one with class folders inside")
     report_broken([], 0, errors)
-    _check_share(test_share)
+    _check_split(test_share, seed)
     train, test, unused = find_parts(root)
     if unused:
         warn_caller(f"{unused.name!r} is not used: {train.name!r} is the training part, {test.name!r} the test part. "
                     "To choose a recipe, hold out training images, data.hold_out()")
     files, labels, names = class_files(train)
+    _check_names(names)
     n, more = len(files), class_files(test, names) if test else ([], [])
     files += more[0]
     preparation = preparation.settle(files)
     x, kept, broken = read_files(files, preparation, 'files' if progress else None)
     outside = [f for folder in {root, train, test or root} for f in image_files(folder, deep=False)]
     broken += [(f, 'in no class folder') for f in outside]
-    skipped = report_broken(broken, len(files) + len(outside), errors, root)
+    others = [pair for part in (train, test) if part for pair in other_files(part)]
+    skipped = report_broken(broken + others, len(files) + len(outside) + len(others), errors, root)
     y = np.array(labels + more[1], 'int32')[kept]
+    if unread := [name for i, name in enumerate(names) if i not in y[kept < n]]:
+        raise ValueError(f"no file of the class {unread[0]!r} ({len(unread)} of {len(names)} classes) could be read "
+                         f"in {str(train)!r}: mend its files, or remove its folder")
+    if test and (lacking := [name for i, name in enumerate(names) if i not in y[kept >= n]]):
+        warn_caller(f"the test part {test.name!r} has no images of {', '.join(lacking[:5])} ({len(lacking)} of "
+                    f"{len(names)} classes): the score says nothing about them")
     if test:
         n = int((kept < n).sum())
         train, test = slice(n), slice(n, None)
@@ -336,15 +370,29 @@ def _from_table(name, size, options):
     return replace(data, superclass_names=known.superclass_names, superclass_of=known.superclass_of)
 
 # %% ../nbs/07_data.ipynb #a5df2c34
+def _no_path(source, path):
+    "Refuse what is meant as a path and is no folder or .npz file"
+    if '*' in source: raise ValueError(f"{source!r} holds a * that was not expanded: give the folder itself")
+    if path.suffix == '.npz': return
+    if path.is_file():
+        raise ValueError(f"{source!r} is a file: expected a folder of class folders, or an .npz file")
+    if len(path.parts) > 1 or '/' in source:
+        raise FileNotFoundError(f"no folder {source!r}: expected one with class folders inside; look at its spelling, "
+                                f"from {os.getcwd()!r}")
+
 def load(
     source:str|Path='digits', # A name in `DATASETS`, a folder, an .npz file, or NAME for NAME.npz in ARVINET_DATA
     size:int|None=32, # Side of the images, in pixels
     **options, # For `from_folder` or `from_arrays`, such as mirror=False
 )->Dataset:
     "A data set by its name, or from a path"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"a data set given as {type(source).__name__}: expected its name or a path; arrays go to "
+                         "from_arrays")
     if source in DATASETS: return _from_table(source, size, options)
     path = Path(source).expanduser()
     if path.is_dir(): return from_folder(path, size, **options)
+    _no_path(str(source), path)
     npz = path if path.suffix == '.npz' else local_npz(source)
     if npz: return from_arrays(**read_npz(npz), **dict(name=npz.stem, size=size) | options)
     near = difflib.get_close_matches(str(source).lower(), DATASETS, 1)

@@ -9,44 +9,17 @@ __all__ = ['explain', 'arvinet_explain']
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import softmax
 
-from .architecture import VARIANTS, ArviNet
-from .classifier import Classifier
+from .classifier import Classifier, network_of, open_model
 from .core import PALETTE, command
 from .data import CIFAR10_CLASSES, CIFAR100_CLASSES
 from .drawing import overlay
 from .folders import image_files
 from .preparation import Preparation, read_files
-from .saliency import are_probabilities, class_scores, grad_cam, model_inputs, opened
-
-# %% ../nbs/21_explanation.ipynb #10f9c45d
-def _load_keras(path):
-    "The model in a .keras file"
-    expected = f"the folder of a saved classifier, a file that model.save wrote, or one of {', '.join(VARIANTS)}"
-    if not path.is_file(): raise FileNotFoundError(f"no model {str(path)!r}: expected {expected}")
-    try: return keras.models.load_model(path, compile=False)
-    except Exception as e:
-        why = (str(e) or type(e).__name__).splitlines()[0]
-        raise ValueError(f"{str(path)!r} cannot be read as a Keras model ({why}): expected {expected}") from e
-
-# %% ../nbs/21_explanation.ipynb #4ea47095
-def _packaged(variant):
-    "A classifier that comes with the package"
-    network = ArviNet(variant, pretrained=True, include_top=True, input_shape=(None, None, 3))
-    return Classifier(network, CIFAR100_CLASSES, Preparation(32))
-
-# %% ../nbs/21_explanation.ipynb #5a3ef223
-def _any_model(model):
-    "A `Classifier` or Keras model: of the package, from a folder or file, or as it is"
-    if not isinstance(model, (str, Path)): return model
-    if model in VARIANTS: return _packaged(model)
-    path = Path(model).expanduser()
-    saved = path.name == 'model.keras' and path.with_name('classifier.json').exists()
-    return opened(path) if saved or path.is_dir() else _load_keras(path)
+from .saliency import are_probabilities, class_scores, grad_cam, model_inputs
 
 # %% ../nbs/21_explanation.ipynb #d2f126b3
 def _class_names(names):
@@ -69,11 +42,10 @@ def _side(network):
 # %% ../nbs/21_explanation.ipynb #0ff80a24
 def _settings(model, names, size):
     "The network, class names (None: numbers) and preparation: a classifier's own, or those given"
-    model, names = _any_model(model), _class_names(names)
-    network = model.model if isinstance(model, Classifier) else model
+    model, names = open_model(model), _class_names(names)
     if isinstance(model, Classifier): preparation, names = model.preparation, names or model.class_names
-    else: preparation = Preparation(_side(network) or size or 32)
-    if size in (None, preparation.size): return network, names, preparation
+    else: preparation = Preparation(_side(model) or size or 32)
+    if size in (None, preparation.size): return network_of(model), names, preparation
     raise ValueError(f"size={size}: this model takes images of {preparation.size} pixels; leave size out")
 
 # %% ../nbs/21_explanation.ipynb #17926b1c
@@ -108,13 +80,18 @@ def _read_pictures(paths, preparation):
                      "nothing was written")
 
 # %% ../nbs/21_explanation.ipynb #a0ad688a
-def _targets(paths, folder):
+def _targets(paths, folder, replace):
     "A file to write for each picture; pictures of one name are numbered"
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--folder {str(folder)!r} is a file: expected the name of a folder for the PNGs")
     targets = []
     for stem in (path.stem for path in paths):
         numbered = (folder/f"{stem}_explained{f'_{k}' if k else ''}.png" for k in (0, *range(2, len(paths) + 2)))
         targets.append(next(target for target in numbered if target not in targets))
-    return targets
+    there = [target.name for target in targets if target.exists()]
+    if not there or replace: return targets
+    raise FileExistsError(f"{str(folder)!r} holds {there[0]!r} already ({len(there)} of {len(targets)}): give another "
+                          "--folder, or --replace to write over them")
 
 # %% ../nbs/21_explanation.ipynb #cdcbd9fa
 def _chances(network, x):
@@ -138,17 +115,18 @@ def explain(
     folder:str|Path='.', # Where the PNGs go
     layer:str='stage4', # As in `grad_cam`
     size:int|None=None, # Side in pixels, for a Keras model that takes any; None: the classifier's own, else 32
+    replace:bool=False, # Write over PNGs of an earlier run
 )->list: # The files written
     "Write a PNG for each picture: where the classifier looks, and its first three choices"
     network, names, preparation = _settings(model, names, size)
     paths = image_files(paths)
     if not paths: raise ValueError("no pictures: expected image files, or a folder of them")
+    targets = _targets(paths, Path(folder).expanduser(), replace)
     x, pictures = _read_pictures(paths, preparation.settle(paths))
     chances = _chances(network, x)
     names = _names_for(names, chances.shape[1])
-    maps, folder = grad_cam(network, x, layer=layer), Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = _targets(paths, folder)
+    maps = grad_cam(network, x, layer=layer)
+    targets[0].parent.mkdir(parents=True, exist_ok=True)
     for target, *parts in zip(targets, pictures, x, maps, chances):
         fig = _explanation(*parts, names)
         fig.savefig(target, dpi=120)
@@ -164,6 +142,7 @@ def arvinet_explain(
     folder:str='.', # Where the PNGs go
     layer:str='stage4', # Stage of an ArviNet, or the name of a layer that gives a feature map
     size:int=None, # Side in pixels for a .keras file of a model that takes any; a classifier's own otherwise
+    replace:bool=False, # Write over PNGs of an earlier run
 ):
     "Write a PNG for each picture: where the classifier looks, and its first three choices"
-    for path in explain(model, images, names, folder, layer, size): print(path)
+    for path in explain(model, images, names, folder, layer, size, replace): print(path)

@@ -9,6 +9,7 @@ __all__ = ['FORMATS', 'stock', 'Format', 'need', 'load_exported', 'export', 'arv
 import json, logging, os, re, shutil, tempfile, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 
@@ -18,18 +19,16 @@ import tensorflow as tf
 from keras import layers
 
 import arvinet
-from .architecture import ArviNet
-from .classifier import Classifier, load_classifier
+from .classifier import Classifier, network_of, open_model
 from .core import callable_module, command, dtype_policy, in_batches, read_json, to_write, write_json
 from .data import load
 from .layers import BatchNormalization, Conv2D
-from .weights import registry
+from .preparation import RangeWarning, warn_caller
 
 # %% ../nbs/17_export.ipynb #e28bc6b9
 def _model_of(model):
     "The Keras model of a model or a classifier"
-    if isinstance(model, Classifier): return model.model
-    if isinstance(model, keras.Model): return model
+    if isinstance(network := network_of(model), keras.Model): return network
     raise TypeError(f"model is a {type(model).__name__}, expected a Keras model or a Classifier")
 
 # %% ../nbs/17_export.ipynb #dfbb4f83
@@ -65,10 +64,10 @@ def _all_stock(copy):
 
 # %% ../nbs/17_export.ipynb #da3a0475
 def stock(
-    model:keras.Model|Classifier, # Functional or sequential, with an ArviNet in it or not
+    model:keras.Model|Classifier|str|Path, # Functional or sequential; or a classifier's folder, as `export` takes it
 )->keras.Model: # Functional, not compiled
     "A float32 copy with the same weights, of Keras's own layers alone"
-    view = _graph(_model_of(model))
+    view = _graph(_model_of(open_model(model, top=False)))
     with dtype_policy('float32'):
         copy = keras.models.clone_model(view, clone_function=_stock_layer, recursive=True)
     _all_stock(copy)
@@ -87,7 +86,9 @@ def _run_litert(path):
     from ai_edge_litert.interpreter import Interpreter
     interpreter = Interpreter(path, num_threads=os.cpu_count())
     image, output = interpreter.get_input_details()[0]['index'], interpreter.get_output_details()[0]['index']
+    sides = interpreter.get_input_details()[0]['shape_signature'][1:]
     def run(x):
+        if any(s not in (-1, n) for s, n in zip(sides, x.shape[1:])): raise ValueError(f'it takes {tuple(sides)}')
         interpreter.resize_tensor_input(image, x.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(image, x)
@@ -100,6 +101,14 @@ def _run_openvino(path):
     import openvino
     compiled = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
     return lambda x: compiled(x)[compiled.output(0)]
+
+# %% ../nbs/17_export.ipynb #4b0fbbf5
+def _write_openvino(model, path):
+    "By way of a SavedModel"
+    import openvino
+    with tempfile.TemporaryDirectory() as folder:
+        _keras_export(model, folder, 'tf_saved_model')
+        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 # %% ../nbs/17_export.ipynb #c6e62b5b
 def _run_tf_saved_model(path):
@@ -137,12 +146,14 @@ class Format:
     run:Callable # From a path to a function from images to outputs
     describe:Callable=_describe_beside # From path, network and a dict of class names and preparation; notes them
     write:Callable|None=None # From model and path; writes the file. Default: Keras's own `model.export`
+    beside:tuple=() # Endings of further files that it is made of
 
 # %% ../nbs/17_export.ipynb #e8ae05e8
 FORMATS = {
     'onnx': Format('.onnx', ('onnx', 'tf2onnx', 'onnxruntime'), 'onnxruntime', _run_onnx, _describe_onnx),
     'litert': Format('.tflite', ('ai_edge_litert',), 'ai-edge-litert', _run_litert),
-    'openvino': Format('.xml', ('openvino', 'scipy'), 'openvino', _run_openvino),
+    'openvino': Format('.xml', ('openvino', 'scipy'), 'openvino', _run_openvino, write=_write_openvino,
+                       beside=('.bin',)),
     'tf_saved_model': Format('', (), 'tensorflow', _run_tf_saved_model),
 }
 
@@ -172,6 +183,32 @@ def _format_of(path, format=None):
     for module in FORMATS[found].needs: need(module, f'The format {found!r}', 'export')
     return found
 
+# %% ../nbs/17_export.ipynb #1521ea7e
+def _cause(error, path):
+    "The line of a long error that says what was wrong, without the folder of the file"
+    bold = re.search(r'\x1b\[1m(.+?)\x1b\[0m', str(error), re.S)  # Keras prints it in bold
+    lines = (bold[1] if bold else str(error)).splitlines()
+    first = next((line.strip() for line in lines if line.strip()), type(error).__name__)
+    return first.rstrip('.').replace(str(path), path.name)
+
+# %% ../nbs/17_export.ipynb #b0ef7506
+def _open(path, format):
+    "A function from images, float32, to what a file's own runtime gives for them"
+    run = FORMATS[format].run(str(path))
+    return lambda images: run(np.ascontiguousarray(images, 'float32'))
+
+# %% ../nbs/17_export.ipynb #8c73c6e2
+def _ask(run, path, images):
+    "What a file gives for images; warns of 0..1, and says which shape it cannot take"
+    images = np.asarray(images)
+    if images.dtype.kind == 'f' and images.ndim == 4 and 0 < images.max(initial=0) <= 1:
+        warn_caller(f"images run from 0 to {images.max():g}: expected 0..255; multiply by 255, or leave out the "
+                    "division", RangeWarning)
+    try: return run(images)
+    except Exception as e:
+        raise ValueError(f"{path.name!r} does not take images of shape {images.shape}: expected (N, height, width, 3) "
+                         f"of the size the model was made for ({_cause(e, path)})") from e
+
 # %% ../nbs/17_export.ipynb #5c644fbc
 def load_exported(
     path:str|Path, # What `export` wrote
@@ -182,8 +219,7 @@ def load_exported(
     format = _format_of(path, format)
     if not path.exists():
         raise FileNotFoundError(f"no file {path.name!r} in {str(path.parent)!r}: give the path of what export wrote")
-    run = FORMATS[format].run(str(path))
-    return lambda images: run(np.ascontiguousarray(images, 'float32'))
+    return partial(_ask, _open(path, format), path)
 
 # %% ../nbs/17_export.ipynb #bc4fc326
 def _version(package):
@@ -195,19 +231,11 @@ def _versions(format):
     "All that had a hand in a file"
     return ', '.join(map(_version, ('keras', 'tensorflow', *(m.replace('_', '-') for m in FORMATS[format].needs))))
 
-# %% ../nbs/17_export.ipynb #1521ea7e
-def _cause(error, path):
-    "The line of a long error that says what was wrong, without the folder of the file"
-    bold = re.search(r'\x1b\[1m(.+?)\x1b\[0m', str(error), re.S)  # Keras prints it in bold
-    lines = (bold[1] if bold else str(error)).splitlines()
-    first = next((line.strip() for line in lines if line.strip()), type(error).__name__)
-    return first.rstrip('.').replace(str(path), path.name)
-
 # %% ../nbs/17_export.ipynb #2d164131
 def _answers(path, format, images):
     "What a file's own runtime gives for images: one alone, then the others"
     try:
-        run = load_exported(path, format)
+        run = _open(path, format)
         parts = [in_batches(run, part) for part in (images[:1], images[1:]) if len(part)]
     except Exception as e:
         raise RuntimeError(f"{path.name!r} was written, but {_version(FORMATS[format].runtime)} cannot run it: "
@@ -273,49 +301,44 @@ def _test_images(network, images):
         raise ValueError(f"{given}: the model takes {tuple(network.input_shape)}; give some of your own with images=")
     return np.asarray(images)
 
-# %% ../nbs/17_export.ipynb #d9201267
-def _load_model(path):
-    "A Keras model from its file; its layers must be Keras's or this package's"
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {str(path)!r}: give the path of a model that model.save wrote")
-    try: return keras.saving.load_model(path, compile=False)
-    except Exception as e: raise ValueError(f"{path.name!r} cannot be read as a Keras model: {_cause(e, path)}") from e
-
-# %% ../nbs/17_export.ipynb #e62f14f7
-def _opened(source, variant='M', top=False, classes=100):
-    "The model or classifier that a path, or a name in the registry, stands for"
-    path, entry = Path(source).expanduser(), registry().get(str(source), {})
-    if not entry and path.suffix == '.keras': return _load_model(path)
-    if not entry and path.is_dir(): return load_classifier(path)
-    if not entry and not path.name.endswith('.weights.h5'):
-        raise FileNotFoundError(f"{str(source)!r} is no classifier's folder, .keras or .weights.h5 file, and none "
-                                f"of the package's weights, which are {', '.join(map(repr, registry()))}")
-    names = entry.get('class_names', range(classes))
-    model = ArviNet(entry.get('variant', variant), source, include_top=top, classes=len(names))
-    return Classifier(model, names) if entry and top else model
-
 # %% ../nbs/17_export.ipynb #ba9ac5bd
 def _source(model, images):
     "The network to export, images for it, and what a client must know"
-    if isinstance(model, (str, Path)): model = _opened(model)
+    model = open_model(model, top=False)
     network, about = _graph(_model_of(model)), {}
     if isinstance(model, Classifier):
         about = dict(class_names=list(model.class_names), preparation=model.preparation.to_dict())
         if images is not None: images, _ = model.preparation.prepare(images, errors='raise')
     return network, _test_images(network, images), about
 
-# %% ../nbs/17_export.ipynb #922f0459
-def _target(path, format, about):
-    "Raise before the work if a result could not be put in its place"
-    if FORMATS[format].suffix: to_write(path)
-    elif path.exists() and not (path/'saved_model.pb').is_file() and (not path.is_dir() or any(path.iterdir())):
+# %% ../nbs/17_export.ipynb #8b710534
+def _check_saved_model(path, replace):
+    "Refuse a folder of other things, and a SavedModel unless it may be replaced"
+    if path.is_dir() and not any(path.iterdir()): return
+    if not (path/'saved_model.pb').is_file():
         raise FileExistsError(f"{str(path)!r} is there and is no SavedModel: give the name of a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix('.json')
-    needed = about and FORMATS[format].describe is _describe_beside
-    if needed and beside.exists() and set(about) - set(read_json(beside)):
+    if not replace:
+        raise FileExistsError(f"{str(path)!r} is there already: give another name, or --replace to write over it")
+
+# %% ../nbs/17_export.ipynb #01584a05
+def _check_description(beside, about, replace):
+    "Refuse a JSON file of another kind, and one of another classifier unless it may be replaced"
+    there = read_json(beside)
+    if set(about) - set(there):
         raise FileExistsError(f"{beside.name!r}, where the class names are to go, is there and holds something else: "
                               "give another name")
+    if there != about: to_write(beside, replace=replace)
+
+# %% ../nbs/17_export.ipynb #922f0459
+def _target(path, format, about, replace):
+    "Raise before the work if a result could not be put in its place"
+    kind = FORMATS[format]
+    if kind.suffix:
+        for file in path, *map(path.with_suffix, kind.beside): to_write(file, replace=replace)
+    elif path.exists(): _check_saved_model(path, replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix('.json')
+    if about and kind.describe is _describe_beside and beside.exists(): _check_description(beside, about, replace)
 
 # %% ../nbs/17_export.ipynb #21774f33
 def _move(folder, to):
@@ -334,12 +357,13 @@ def export(
     format:str|None=None, # A name in `FORMATS`; default by the ending
     images=None, # To compare on: arrays in 0..255; of a classifier, all that `predict` takes; default the digits
     tolerance:float=1e-3, # Largest difference to Keras, relative to the largest output
+    replace:bool=False, # Write over files that are there
 )->dict: # format, file, bytes, images, largest_difference (relative), same_class (share of images), runtime
     "Write a model for another runtime, run the file there on real images, and compare with Keras"
     path = Path(path).expanduser()
     format = _format_of(path, format)
     network, images, about = _source(model, images)
-    _target(path, format, about)
+    _target(path, format, about, replace)
     network = stock(network)
     with tempfile.TemporaryDirectory(prefix='.export_', dir=path.parent) as folder:
         new = Path(folder)/path.name
@@ -358,10 +382,11 @@ def arvinet_export(
     variant:str='M', # Of a .weights.h5 file
     top:bool=False, # With the classification head of weights
     classes:int=100, # Of the head in a .weights.h5 file
+    replace:bool=False, # Write over files that are there
 ):
     "Write a model for ONNX Runtime, LiteRT, OpenVINO or TensorFlow, and compare it with Keras on real images"
     _format_of(Path(to), format)
-    r = export(_opened(source, variant, top, classes), to, format)
+    r = export(open_model(source, top, variant, classes), to, format, replace=replace)
     print(f"{r['file']}: {r['bytes']:,} bytes; on {r['images']} images {r['runtime']} differs from Keras by "
           f"{r['largest_difference']:.1e} of the largest output")
 

@@ -15,12 +15,13 @@ import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from .core import best_precision, callable_module, command, dtype_policy, in_batches, progress_bar, split_list
-from .core import to_write
+from .core import best_precision, callable_module, check_number, command, dtype_policy, in_batches
+from .core import progress_bar, split_list, to_write
 from .architecture import VARIANTS, ArviNet, find_backbone, pooled_stages, top_k
-from .preparation import Preparation, check_images, image_files, report_broken
+from .folders import image_files
+from .preparation import Preparation, check_images, read_files, report_broken
 from .data import Dataset
-from .classifier import Classifier, as_graph, load_classifier
+from .classifier import Classifier, as_graph, load_classifier, open_model
 
 # %% ../nbs/14_features.ipynb #78a23523
 def _inside(model, backbone):
@@ -53,23 +54,32 @@ def _feature_network(model, stages):
         network = keras.Model(before.input, network(before.output))
     return network
 
-# %% ../nbs/14_features.ipynb #5af095b0
+# %% ../nbs/14_features.ipynb #60ba68ec
+def _finite(found):
+    "Features, if all are numbers"
+    if np.isfinite(found).all(): return found
+    raise ValueError("the network's features are not numbers (NaN or infinity): its training went wrong; "
+                     "take an earlier state of it, or train it again")
+
+# %% ../nbs/14_features.ipynb #5acc599f
 def features(
-    model, # An `ArviNet`, a model with one inside, or a `Classifier`
+    model, # An `ArviNet`, a model with one inside, a `Classifier`, or what `open_model` takes, such as its folder
     images, # (N, H, W, 3), 0..255, or what `check_images` takes; for a classifier, what it predicts from
     stages:tuple=(4,), # Stages whose maps are averaged, of 1 to 4
     batch_size:int=250, # Images at once
     progress:str|None=None, # What to call them in a progress bar; None draws none
 )->np.ndarray: # (N, features), float32
     "What a backbone makes of each image"
+    model = open_model(model)
     if not isinstance(model, (keras.Model, Classifier)):
         raise TypeError(f"the first argument is a {type(model).__name__}: expected features(model, images), the "
                         "model first, an ArviNet, a model with one inside, or a Classifier")
     if isinstance(model, Classifier): model, images = model.model, model.preparation.prepare(images)[0]
     else: images = check_images(images)
-    run = as_graph(_feature_network(model, stages), images.shape[1:], images.dtype)
-    if len(images): return in_batches(run, images, batch_size, progress)
-    return np.zeros((0, run.get_concrete_function().output_shapes[-1]), 'float32')
+    network = _feature_network(model, stages)
+    run = as_graph(network, images.shape[1:], images.dtype)
+    if not len(images): return np.zeros((0, network.output_shape[-1]), 'float32')
+    return _finite(in_batches(run, images, batch_size, progress))
 
 # %% ../nbs/14_features.ipynb #c8246083
 def fit_head(
@@ -80,7 +90,7 @@ def fit_head(
     max_iter:int=300, # Of L-BFGS
 )->tuple: # Kernel (D, classes) and bias (classes,), float32
     "Logistic regression on standardised features, as the weights of a dense layer"
-    mean, std = x.mean(0), x.std(0) + 1e-6
+    C, mean, std = check_number('C', C, above=True), x.mean(0), x.std(0) + 1e-6
     with warnings.catch_warnings(action='ignore', category=ConvergenceWarning):
         solved = LogisticRegression(C=C, max_iter=max_iter).fit((x - mean) / std, y)
     coef, intercept = solved.coef_, solved.intercept_
@@ -128,7 +138,7 @@ def _read_parts(files, preparation, at_once=250):
     with progress_bar(len(files), 'files') as bar:
         for i in range(0, len(files), at_once):
             part = files[i:i + at_once]
-            x, kept, broken = preparation.files(part)
+            x, kept, broken = read_files(part, preparation)
             yield x, [str(part[k]) for k in kept], broken
             bar.update(len(part))
 
@@ -136,7 +146,7 @@ def _read_parts(files, preparation, at_once=250):
 def _file_features(files, run, preparation):
     "Features of files, and the names of those that could be read"
     found, names, broken = [], [], []
-    for x, read, not_read in _read_parts(files, preparation):
+    for x, read, not_read in _read_parts(files, preparation.settle(files)):  # one depth for all parts
         if len(x): found.append(run(x).numpy())
         names += read
         broken += not_read
@@ -144,7 +154,7 @@ def _file_features(files, run, preparation):
         raise ValueError(f"none of {len(files)} files could be read, {broken[0][0]} for one ({broken[0][1]}): "
                          "expected images")
     report_broken(broken, len(files))
-    return np.concatenate(found), names
+    return _finite(np.concatenate(found)), names
 
 # %% ../nbs/14_features.ipynb #30ae0bd4
 def _write_features(path, found, names):
@@ -159,10 +169,12 @@ def _network_of(classifier, variant, weights, size, aspect):
     "The network whose features are written, and the preparation of its pictures"
     if classifier:
         used = load_classifier(classifier)
-        return used.model, used.preparation
-    preparation = Preparation(size=size, aspect=aspect)
+        if size in (None, used.size): return used.model, used.preparation
+        raise ValueError(f"--size {size}: this classifier takes images of {used.size} pixels; leave --size out")
+    side = 32 if size is None else size
+    preparation = Preparation(size=side, aspect=aspect)
     with dtype_policy(best_precision()):
-        return ArviNet(variant, pretrained=weights or True, input_shape=(size, size, 3)), preparation
+        return ArviNet(variant, pretrained=weights or True, input_shape=(side, side, 3)), preparation
 
 # %% ../nbs/14_features.ipynb #79fbe074
 @command
@@ -173,15 +185,14 @@ def arvinet_features(
     variant:str='S', # 'XS', 'S', 'M' or 'L'
     weights:str='', # A .weights.h5 file in place of the package's
     stages:str='4', # Stages whose features are joined, separated by commas
-    size:int=32, # Side the pictures are brought to, in pixels
+    size:int=None, # Side the pictures are brought to, in pixels; default: 32, or a classifier's own
     aspect:str='crop', # What becomes of oblong pictures: 'crop', 'pad' or 'squash'
     replace:bool=False, # Write over a file that is there
 ):
     "Write the features of pictures to a file, with their names"
     path, files = to_write(out, '.npz', '.parquet', replace=replace), image_files(images)
     if not files: raise ValueError(f"no images in {', '.join(images)}: expected image files, or folders of them")
-    try: chosen = split_list(stages)
-    except ValueError as e: raise ValueError(f"--stages {e}") from None
+    chosen = split_list(stages, option='--stages')
     net, preparation = _network_of(classifier, variant, weights, size, aspect)
     run = as_graph(_feature_network(net, chosen), (preparation.size, preparation.size, 3))
     found, names = _file_features(files, run, preparation)

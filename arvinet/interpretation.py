@@ -18,12 +18,12 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from .classifier import Classifier
+from .classifier import Classifier, network_of, open_model
 from .core import PALETTE
 from .data import Dataset, check_labels
 from .drawing import overlay, picture_sheet
 from .preparation import check_images
-from .saliency import are_probabilities, class_scores, grad_cam, model_inputs, opened
+from .saliency import are_probabilities, class_scores, grad_cam, model_inputs
 
 # %% ../nbs/22_interpretation.ipynb #8392cc42
 def _checked_scores(outputs):
@@ -112,6 +112,14 @@ def _same_classes(named, data):
     raise ValueError(f"the classifier's classes are {', '.join(map(str, named[:5]))}…, those of {data.name!r} "
                      f"{', '.join(map(str, data.class_names[:5]))}…: expected the same, in the same order")
 
+# %% ../nbs/22_interpretation.ipynb #ff27b301
+def _same_preparation(own, data):
+    "Refuse images that are not prepared as the classifier's own"
+    def of(preparation): return f'size={preparation.size}, aspect={preparation.aspect!r}, border={preparation.border}'
+    if own.size is None or of(own) == of(data.preparation): return
+    raise ValueError(f"the classifier takes images of {of(own)}, those of {data.name!r} are of "
+                     f"{of(data.preparation)}: load them as load(source, {of(own)})")
+
 # %% ../nbs/22_interpretation.ipynb #8013ac11
 def _as_many(outputs, data):
     "Refuse data of another number of classes"
@@ -122,7 +130,7 @@ def _as_many(outputs, data):
 # %% ../nbs/22_interpretation.ipynb #669b51a0
 def interpret(
     model, # A `Classifier`, the folder of a saved one, a Keras model, or a function from images to scores
-    data:Dataset, # Its images are of the size the model takes
+    data:Dataset, # Its images are prepared as the model's own: size, aspect, border
     part:str='test', # 'test' or 'train'
     from_logits:bool|None=None, # None: look at the outputs
     batch_size:int=250, # Images per step
@@ -133,9 +141,11 @@ def interpret(
     if part not in ('train', 'test'): raise ValueError(f"part={part!r}: expected 'train' or 'test'")
     x, y = getattr(data, f'x_{part}'), getattr(data, f'y_{part}')
     if not len(x): raise ValueError(f"{data.name!r} has no {part} images: expected at least one")
-    model = opened(model)
-    network = model.model if isinstance(model, Classifier) else model
-    if isinstance(model, Classifier): _same_classes(model.class_names, data)
+    model = open_model(model)
+    network = network_of(model)
+    if isinstance(model, Classifier):
+        _same_classes(model.class_names, data)
+        _same_preparation(model.preparation, data)
     outputs = class_scores(network, model_inputs(network, x), batch_size)
     _as_many(outputs, data)
     return Interpretation(outputs, y, x, data.class_names, data.superclass_of, data.superclass_names, from_logits)
@@ -164,8 +174,7 @@ def plot_top_losses(self:Interpretation,
         raise ValueError("there are no images to draw: give them, Interpretation(outputs, labels, images), "
                          "or use interpret(model, data)")
     worst = self.top_losses(rows * columns)
-    pictures, model = self.images[worst.index], opened(model)
-    network = model.model if isinstance(model, Classifier) else model
+    pictures, network = self.images[worst.index], network_of(open_model(model))
     if network is not None: pictures = overlay(pictures, grad_cam(network, pictures))
     told = zip(worst.predicted, worst.confidence, worst.label)
     notes = [f'{taken[:13]} {sure:.0%}\nis {label[:13]}' for taken, sure, label in told]

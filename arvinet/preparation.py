@@ -23,7 +23,7 @@ from .folders import image_files, raster_formats
 def _kind(item):
     if isinstance(item, (str, os.PathLike)): return 'paths'
     if isinstance(item, Image.Image): return 'PIL images'
-    return 'arrays' if getattr(item, 'ndim', 0) > 1 else type(item).__name__
+    return 'arrays' if getattr(item, 'ndim', 0) > 1 and not hasattr(item, 'mask') else type(item).__name__
 
 # %% ../nbs/05_preparation.ipynb #2eeba9e9
 def gather(
@@ -32,6 +32,10 @@ def gather(
 ): # An array, or a list of arrays, of PIL images or of `Path`s of files
     "Images in any form, as an array or as a list of one kind"
     if isinstance(images, (str, os.PathLike, Image.Image)): images = [images]
+    table = isinstance(images, (dict, np.ma.MaskedArray)) or hasattr(images, 'columns') or hasattr(images, 'read')
+    if table or not (hasattr(images, '__iter__') or hasattr(images, '__array__')):
+        raise ValueError(f"{name} are of type {type(images).__name__}: expected an array, PIL images, paths, or a list "
+                         "of them; a column of a table, the path of an open file, or filled() of a masked array do")
     if hasattr(images, '__array__') and not isinstance(images, (list, tuple)):
         images = np.asarray(images)
         if images.dtype.kind not in 'OU': return images
@@ -48,7 +52,7 @@ def gather(
 class RangeWarning(UserWarning):
     "Images look like 0..1 where 0..255 is expected"
 
-# %% ../nbs/05_preparation.ipynb #a7983d59
+# %% ../nbs/05_preparation.ipynb #5b17e001
 def warn_caller(
     text:str,
     category=UserWarning, # A class of warnings
@@ -77,6 +81,8 @@ def _channels(x, name, single=False):
     x = np.asarray(x)
     if x.dtype.kind not in 'uif':
         raise ValueError(f"{name} are of dtype {x.dtype}: expected numbers in 0..255; masks times 255")
+    if 0 in (x.shape if single or x.ndim == 2 else x.shape[1:]):
+        raise ValueError(f"{name} have the shape {x.shape}: leave out images without pixels")
     if not x.dtype.isnative: x = x.astype(x.dtype.newbyteorder('='))
     coloured = x.ndim > 2 and x.shape[-1] in (1, 3, 4)
     if x.ndim == 2: return x[None, ..., None]
@@ -89,7 +95,7 @@ def _channels(x, name, single=False):
 # %% ../nbs/05_preparation.ipynb #65b4948f
 DEPTHS = 8, 10, 12, 14, 16
 
-# %% ../nbs/05_preparation.ipynb #4936dc5d
+# %% ../nbs/05_preparation.ipynb #5b17e002
 def _peaks(parts):
     "The largest value of each image that is deeper than 8 bits"
     wide = [p for p in parts if p.dtype.kind in 'ui' and p.dtype.itemsize > 1 and p.size]
@@ -109,7 +115,7 @@ def _depth(peaks, name):
                     "look black: if their depths differ, bring them to one")
     return bits
 
-# %% ../nbs/05_preparation.ipynb #94f42605
+# %% ../nbs/05_preparation.ipynb #5b17e003
 def _check_finite(parts, name):
     "Refuse NaN and infinity"
     finite = [np.isfinite(p).all((1, 2, 3)) if p.dtype.kind == 'f' else np.ones(len(p), bool) for p in parts]
@@ -155,7 +161,7 @@ def _values(image):
         raise ValueError(f'values from {x.min()} to {x.max()}: expected 0..65535; save it with 8 or 16 bits')
     return x.astype('uint16')
 
-# %% ../nbs/05_preparation.ipynb #d0365acd
+# %% ../nbs/05_preparation.ipynb #5b17e004
 def _rgb(image):
     "A PIL image of at most 8 bits as RGB"
     if image.getbands()[-1] in 'Aa' or 'transparency' in image.info:
@@ -182,6 +188,8 @@ def _converted(items, name, depth, small='warn'):
     depth = depth or _depth(_peaks(parts), name)
     dtypes = {p.dtype for p in parts}
     white = {dtype: _white([p for p in parts if p.dtype == dtype], name, depth) for dtype in dtypes}
+    odd = [i for i, p in enumerate(parts) if white[p.dtype] > 1 and 0 < p.max(initial=0) <= 1 and (p % 1).any()]
+    if odd and len(parts) > 1: raise ValueError(f"{name} at index {odd[:5]} run from 0 to 1: multiply them by 255")
     if 1 in white.values():
         high = max(p.max() for p in parts if white[p.dtype] == 1)
         text = f"{name} run from 0 to {high:g}: expected 0..255; multiply by 255, or leave out the division"
@@ -365,6 +373,8 @@ def settle(
     for items in map(gather, sets):
         files = not isinstance(items, np.ndarray) and isinstance(items[0], Path)
         peaks += map(_file_peak, items) if files else _peaks(_parts(items, 'images'))
+    if max(peaks, default=0) == 1:
+        warn_caller("the images deeper than 8 bits hold only 0 and 1 and will be black: if 1 is white, multiply by 255")
     return replace(self, depth=_depth(peaks, 'images'))
 
 # %% ../nbs/05_preparation.ipynb #6da6a5a9

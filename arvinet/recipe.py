@@ -16,8 +16,8 @@ import tensorflow as tf
 from fastcore.basics import patch
 
 from .architecture import VARIANTS, ArviNet
-from .augmentation import Augment, check_number
-from .core import dtype_policy
+from .augmentation import Augment
+from .core import check_number, dtype_policy
 from .optimizer import Muon, Triangle, identity_initialization
 from .weights import find_weights, sha256_of
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 import arvinet
-from .core import read_json
+from .core import read_json, replacing
 
 # %% ../nbs/02_weights.ipynb #64254459
 def weights_folder()->Path:
@@ -101,17 +101,20 @@ def find_weights(
 )->Path: # Verified, if it is one of the package
     "The file that `pretrained` stands for"
     if pretrained is True: pretrained = _first_of(variant)
+    if not isinstance(pretrained, (str, Path)):
+        raise ValueError(f"pretrained={pretrained!r}: expected True, a name in registry(), "
+                         "or the path of a .weights.h5 file")
     if str(pretrained) in registry(): return _shipped(str(pretrained), variant, include_top, classes)
     return _own_file(Path(pretrained).expanduser())
 
 # %% ../nbs/02_weights.ipynb #2c21bfcd
-def _stranger(item, kind):
+def _stranger(item, kind, kinds):
     "Why a part of a weights file is refused, or None"
     if isinstance(kind, h5py.ExternalLink): return 'an external link'
     if not isinstance(kind, h5py.HardLink): return 'a soft link'
     if not isinstance(item, h5py.Dataset): return None
     if item.external or item.is_virtual: return 'an array stored in another file'
-    if item.dtype.kind != 'f': return f'an array of {item.dtype}, not of floating-point numbers'
+    if item.dtype.kind not in kinds: return f'an array of {item.dtype}, not of floating-point numbers'
     return None
 
 # %% ../nbs/02_weights.ipynb #0944d347
@@ -134,13 +137,14 @@ _expected = ('expected the arrays of one network alone; do not use it, '
 def check_arrays(
     path:str|Path, # An HDF5 file
     values:int|None=None, # The most numbers that it may hold; a file that declares more is refused unread
+    kinds:str='f', # Of dtypes, as NumPy abbreviates them; 'fiu' for a whole model, whose dropout has whole numbers
 ):
     "Refuse an HDF5 file that holds anything but a network's arrays: links, other storage, other types or sizes"
     path, total = Path(path), 0
     try:
         with h5py.File(path) as file:
             for where, item, kind in _parts(file, set()):
-                if why := _stranger(item, kind): raise ValueError(f'holds {why} at {where}')
+                if why := _stranger(item, kind, kinds): raise ValueError(f'holds {why} at {where}')
                 total += getattr(item, 'size', 0) or 0
                 if values is not None and total > values:
                     raise ValueError(f'declares more than {values:,} numbers')
@@ -232,5 +236,5 @@ def save_compact(
         model.save_weights(f'{folder}/full.weights.h5')
         with h5py.File(f'{folder}/full.weights.h5') as full, h5py.File(f'{folder}/compact.h5', 'w') as compact:
             full.visititems(lambda name, item: _compact(name, item, compact))
-        shutil.copyfile(sign(f'{folder}/compact.h5'), path)
+        with replacing(path) as new: shutil.copyfile(sign(f'{folder}/compact.h5'), new)
     return path

@@ -17,7 +17,7 @@ def settings():
 def package_files():
     "The modules and weights of the checkout that every user needs"
     lib = _top/settings()['lib_path']
-    files = [p for pattern in ('*.py', 'weights/*') for p in lib.rglob(pattern)]
+    files = [p for pattern in ('*.py', 'weights/*', 'pictures/*') for p in lib.rglob(pattern)]
     return {p.relative_to(_top).as_posix() for p in files if p.is_file() and '__pycache__' not in p.parts}
 
 def wheel_names(path): return set(zipfile.ZipFile(path).namelist())
