@@ -252,6 +252,26 @@ def check_pages(house):
             found.append((s.name, 'imports beside other code: nbdev would run it to make the page'))
     return found
 
+# Names that are not there
+
+def held_names(tree):
+    "Names that a module has at its top: defined, assigned or imported"
+    found = set()
+    for n in tree.body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)): found.add(n.name)
+        elif isinstance(n, (ast.Import, ast.ImportFrom)): found |= {a.asname or a.name.split('.')[0] for a in n.names}
+        else: found |= {t.id for t in ast.walk(n) if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store)}
+    return found
+
+def check_imports(house):
+    "What pages and tools import from a room is there; slow cells, which no test runs, included"
+    held = {f'arvinet.{m.room}': held_names(m.tree) for m in house.modules}
+    code = [(house.shown(p), without_magics(c)) for p in house.notebooks for c in house.cells(p)]
+    code = [(name, text) for name, text in code if is_python(text)] + [(s.name, s.code) for s in house.tools]
+    nodes = [(name, n) for name, text in code for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)]
+    return [(name, f'imports {a.name} from {n.module}, which has none') for name, n in nodes if n.module in held
+            for a in n.names if a.name != '*' and a.name not in held[n.module]]
+
 # What no test calls
 
 def is_command(node): return any(ast.unparse(d).endswith('command') for d in getattr(node, 'decorator_list', ()))
@@ -317,7 +337,8 @@ def check_called(house):
             found += [(m.name, f'no test gives {n.name} its option --{o}') for o in options(n) if o not in given]
     return found
 
-checks = check_private, check_order, check_map, check_front_door, check_width, check_length, check_pages, check_called
+checks = (check_private, check_order, check_map, check_front_door, check_width, check_length, check_pages,
+          check_imports, check_called)
 
 def problems(
     top, # Of the checkout
@@ -382,6 +403,8 @@ def selftest():
     must('begins without a title', more_cells={'experiments/page.ipynb': ['1']})
     must('nbdev drops the rest', more_cells={'experiments/page.ipynb': [title + '\nlost']})
     must('a folder of one machine', more_cells=page('"/wor" "k/x"'.replace('" "', '')))
+    slow = [title, '#| slow\nfrom arvinet.a import lost']
+    must('imports lost from arvinet.a', more_cells={'experiments/page.ipynb': slow})
     must('imports beside other code', more_cells={'01_b.ipynb': [title, *tests, 'import os; os.getcwd()']})
     must('no test calls Box', more_cells={'01_b.ipynb': [*tests[:2], 'show_doc(Box)', '#| slow\nBox().open()']})
     must('no test calls Box.open', more_cells={'01_b.ipynb': [*tests[:2], 'Box']})
