@@ -33,6 +33,7 @@ _homes = {  # module: the names that `from arvinet import NAME` finds in it
     'neighbours': [],
 }
 _home = {name: module for module, names in _homes.items() for name in names}
+__all__ = [*_home]  # what `from arvinet import *` brings
 
 def __getattr__(name):
     "A module of the package, or a name from one, imported when it is first asked for"

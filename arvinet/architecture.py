@@ -7,7 +7,7 @@ __all__ = ['VARIANTS', 'CIFAR100_MEAN', 'CIFAR100_STD', 'ArviNet', 'stage_table'
            'pooled_stages', 'top_k', 'evaluate']
 
 # %% ../nbs/03_architecture.ipynb #1b477540
-import re
+import re, warnings
 from pathlib import Path
 
 import keras
@@ -208,6 +208,9 @@ def evaluate(
 )->dict: # `top1`, `top5` (0..1) and `images`
     "Plain accuracy, without test-time augmentation"
     if not len(x): raise ValueError("no images to score: expected at least one")
+    if (x := np.asarray(x)).dtype.kind == 'f' and 0 <= x.min() and 0 < x.max() <= 1:
+        warnings.warn(f"images run from 0 to {x.max():g}: expected 0..255; multiply by 255, or leave out the division",
+                      stacklevel=2)
     def scored(part): return keras.ops.convert_to_numpy(model(np.asarray(part, 'float32'), training=False))
     scores = in_batches(scored, x, batch_size)
     return dict(top1=top_k(scores, y), top5=top_k(scores, y, 5), images=len(y))

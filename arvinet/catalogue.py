@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CIFAR10_CLASSES', 'CIFAR100_SUPERCLASSES', 'CIFAR100_CLASSES', 'CIFAR100_SUPERCLASS_OF', 'CALTECH20_CLASSES',
-           'DATASETS', 'read_npz', 'local_npz', 'NamedSet']
+           'DATASETS', 'read_npz', 'local_npz', 'check_path', 'NamedSet', 'channel_statistics']
 
 # %% ../nbs/06_catalogue.ipynb #b691c699
 import os
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 import arvinet
@@ -52,10 +53,10 @@ CIFAR100_SUPERCLASS_OF = np.array([_groups[c] for c in CIFAR100_CLASSES], 'int32
 # %% ../nbs/06_catalogue.ipynb #8a781ab9
 def read_npz(
     path:str|Path, # The file
-)->dict: # x_train, y_train and, where they are in it, x_test, y_test and class_names
+)->dict: # x_train, y_train and, where they are in it, x_test, y_test, class_names, groups and groups_test
     "The arrays of an .npz file"
-    layout = 'expected x_train, y_train and perhaps x_test, y_test, class_names: arrays saved by np.savez'
-    wanted = 'x_train', 'y_train', 'x_test', 'y_test', 'class_names'
+    layout = 'expected x_train, y_train and perhaps x_test, y_test, class_names, groups: arrays saved by np.savez'
+    wanted = 'x_train', 'y_train', 'x_test', 'y_test', 'class_names', 'groups', 'groups_test'
     if not Path(path).is_file(): raise FileNotFoundError(f"no file {str(path)!r}: {layout}")
     try:
         with np.load(path, allow_pickle=False) as f:
@@ -74,6 +75,20 @@ def local_npz(
     "NAME.npz in the folder named by ARVINET_DATA"
     path = Path(os.environ.get('ARVINET_DATA') or os.devnull).expanduser()/f'{name}.npz'
     return path if path.is_file() else None
+
+# %% ../nbs/06_catalogue.ipynb #83be3882
+def check_path(
+    source:str|Path, # What is no known name
+):
+    "Refuse what is meant as a path and is no folder or .npz file"
+    source, path = str(source), Path(source).expanduser()
+    if '*' in source: raise ValueError(f"{source!r} holds a * that was not expanded: give the folder itself")
+    if path.suffix == '.npz': return
+    if path.is_file():
+        raise ValueError(f"{source!r} is a file: expected a folder of class folders, or an .npz file")
+    if len(path.parts) > 1 or '/' in source:
+        raise FileNotFoundError(f"no folder {source!r}: expected one with class folders inside; look at its spelling, "
+                                f"from {os.getcwd()!r}")
 
 # %% ../nbs/06_catalogue.ipynb #11279b2e
 def _published(name):
@@ -135,3 +150,12 @@ DATASETS = dict(
     cifar10=NamedSet('CIFAR-10', CIFAR10_CLASSES, _published, _unstated, 'uoft-cs/cifar10'),
     cifar100=NamedSet('CIFAR-100', CIFAR100_CLASSES, _published, _unstated, 'uoft-cs/cifar100',
                       superclass_names=tuple(CIFAR100_SUPERCLASSES), superclass_of=CIFAR100_SUPERCLASS_OF))
+
+# %% ../nbs/06_catalogue.ipynb #58fe0f78
+def channel_statistics(
+    x:np.ndarray, # Images (N, H, W, 3), uint8
+)->pd.DataFrame: # Mean and standard deviation of each channel, in 0..1
+    "Mean and standard deviation of the pixels"
+    mean = x.mean((0, 1, 2), dtype='float64')
+    square = np.einsum('nhwc,nhwc->c', x, x, dtype='float64', casting='unsafe') / x[..., 0].size
+    return pd.DataFrame(dict(mean=mean, std=np.sqrt(square - mean ** 2)), index=list('RGB')[:x.shape[-1]]) / 255

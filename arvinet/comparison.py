@@ -18,6 +18,7 @@ from .core import COLOURS, best_precision, check_number, command, dtype_policy, 
 from .architecture import ArviNet
 from .preparation import ASPECTS
 from .data import Dataset, load, rank_in_class
+from .recipe import Recipe
 from .features import features, fit_head, head_top1
 from .transfer import METHODS, METHOD_STAGES, Settings, as_dataset, check_changes, check_data, state_folder
 from .transfer import transfer
@@ -47,7 +48,9 @@ def _own_options(how, hows, options):
 def _check_options(hows, options):
     "Refuse, before any training, options that some method cannot take"
     taken = [*signature(transfer).parameters, 'epochs']
-    check_changes({name: value for name, value in options.items() if name not in taken})
+    changes = {name: value for name, value in options.items() if name not in taken}
+    check_changes(changes)
+    Recipe(**changes)
     for how in hows:
         own = _own_options(how, hows, options)
         Settings(how, **{name: own[name] for name in Settings.__dataclass_fields__ if name in own})
@@ -217,9 +220,12 @@ def _options(shots, stages):
     return split_list(shots, option='--shots'), split_list(stages, option='--stages') or None
 
 # %% ../nbs/16_comparison.ipynb #b2bd81fc
-def _data(source, size, aspect, no_mirror, hold_out):
+def _data(source, size, aspect, no_mirror, no_parts, groups, hold_out):
     "The data of the command, prepared and split as its options say"
-    data = load(source, size, aspect=aspect, **dict(mirror=False) if no_mirror else {})
+    options = dict(mirror=False) if no_mirror else {}
+    if no_parts: options['parts'] = False
+    if groups: options['groups'] = groups
+    data = load(source, size, aspect=aspect, **options)
     return data.hold_out(per_class=hold_out) if hold_out else data
 
 # %% ../nbs/16_comparison.ipynb #a70787fc
@@ -228,7 +234,9 @@ def _summary(data):
     side, aspect = data.x_train.shape[1], data.preparation.aspect
     mirrored = 'trained on, too (--no_mirror for letters, signs or arrows)' if data.mirror else 'not used'
     oblong = f'{aspect} ({ASPECTS[aspect]})'
-    return f'{data}\n{side} × {side} pixels; oblong pictures: {oblong}; mirror images: {mirrored}'
+    parts = [g for g in (data.groups_train, data.groups_test) if g is not None]
+    groups = f'; {len({*np.concatenate(parts).tolist()})} groups, each in one part' if parts else ''
+    return f'{data}\n{side} × {side} pixels; oblong pictures: {oblong}; mirror images: {mirrored}{groups}'
 
 # %% ../nbs/16_comparison.ipynb #bd067a98
 def _earlier(out):
@@ -310,6 +318,8 @@ def arvinet_transfer(
     size:int=32, # Side the pictures are brought to, in pixels
     aspect:str='crop', # What becomes of oblong pictures: 'crop', 'pad' or 'squash'
     no_mirror:bool=False, # Do not train on mirror images: for letters, road signs, arrows
+    groups:str='', # Pattern of the patient, plant or video in a path below a class folder, as 'patient[0-9]+'
+    no_parts:bool=False, # Each folder in the folder is a class, also one named train or test
     hold_out:int=0, # Score on so many training images of each class held out, not on the test images
     seed:int=0, # Of order, augmentation and initial weights
     folder:str='transfer', # For table, figure, and a folder for each classifier
@@ -324,7 +334,7 @@ def arvinet_transfer(
     check_number('--epochs', epochs, 0, 100_000, whole=True)
     check_number('--hold_out', hold_out, 0, whole=True)
     _check_options(hows, options)
-    images = _data(data, size, aspect, no_mirror, hold_out)
+    images = _data(data, size, aspect, no_mirror, no_parts, groups, hold_out)
     check_data(images)
     if shots: _check_draws(images, shots, (seed,), hows, options)
     out = _results_folder(folder, resume, replace)

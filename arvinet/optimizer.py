@@ -7,6 +7,7 @@ __all__ = ['orthogonalize', 'Muon', 'Triangle', 'identity_initialization', 'rene
 
 # %% ../nbs/09_optimizer.ipynb #2b6ec5fd
 import keras
+import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
@@ -131,11 +132,14 @@ def renew_statistics(
 )->keras.Model: # The same
     "Take the moving means and variances of trainable batch norms anew, each as the mean over batches"
     norms = [l for l in model._flatten_layers() if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
-    momenta = [l.momentum for l in norms]
+    found, momenta = [v for l in norms for v in (l.moving_mean, l.moving_variance)], [l.momentum for l in norms]
+    compiled, mean = tf.function(model, reduce_retracing=True), [np.zeros(v.shape) for v in found]
     try:
+        for l in norms: l.momentum = 0.  # a call leaves the statistics of its batch
         for k, x in enumerate(images):
-            for l in norms: l.momentum = k / (k + 1)
-            model(tf.cast(x, tf.float32), training=True)
+            (compiled if k > 3 else model)(tf.cast(x, tf.float32), training=True)  # compiling pays for many batches
+            mean = [m + (v.numpy() - m) / (k + 1) for m, v in zip(mean, found)]
+            for v, m in zip(found, mean): v.assign(m)
     finally:
         for l, m in zip(norms, momenta): l.momentum = m
     return model

@@ -95,7 +95,6 @@ def _channels(x, name, single=False):
 # %% ../nbs/05_preparation.ipynb #65b4948f
 DEPTHS = 8, 10, 12, 14, 16
 
-# %% ../nbs/05_preparation.ipynb #5b17e002
 def _peaks(parts):
     "The largest value of each image that is deeper than 8 bits"
     wide = [p for p in parts if p.dtype.kind in 'ui' and p.dtype.itemsize > 1 and p.size]
@@ -188,8 +187,9 @@ def _converted(items, name, depth, small='warn'):
     depth = depth or _depth(_peaks(parts), name)
     dtypes = {p.dtype for p in parts}
     white = {dtype: _white([p for p in parts if p.dtype == dtype], name, depth) for dtype in dtypes}
-    odd = [i for i, p in enumerate(parts) if white[p.dtype] > 1 and 0 < p.max(initial=0) <= 1 and (p % 1).any()]
-    if odd and len(parts) > 1: raise ValueError(f"{name} at index {odd[:5]} run from 0 to 1: multiply them by 255")
+    each = parts if len(parts) > 1 else parts[0] if white[parts[0].dtype] > 1 and parts[0].dtype.kind == 'f' else ()
+    odd = [i for i, p in enumerate(each) if white[p.dtype] > 1 and 0 < p.max(initial=0) <= 1 and (p % 1).any()]
+    if odd: raise ValueError(f"{name} at index {odd[:5]} run from 0 to 1: multiply them by 255")
     if 1 in white.values():
         high = max(p.max() for p in parts if white[p.dtype] == 1)
         text = f"{name} run from 0 to {high:g}: expected 0..255; multiply by 255, or leave out the division"
@@ -272,7 +272,7 @@ class Preparation:
 # %% ../nbs/05_preparation.ipynb #ecdbf862
 def _whole(value): return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
-# %% ../nbs/05_preparation.ipynb #ff6426df
+# %% ../nbs/05_preparation.ipynb #5b17e0f1
 def _check(p):
     "Refuse a preparation with a field out of its range"
     def refuse(field, expected): raise ValueError(f"{field}={getattr(p, field)!r}: expected {expected}")
@@ -322,6 +322,9 @@ def arrays(
     return np.pad(x, ((0, 0), around, around, (0, 0))) if self.border else x
 
 # %% ../nbs/05_preparation.ipynb #e5325deb
+_too_large = 'too many pixels to decode: make it smaller'
+_reasons = {UnidentifiedImageError: 'not an image', Image.DecompressionBombError: _too_large}
+
 def _open(path):
     "An image file, opened in one of the formats of `RASTER`"
     if not Path(path).is_file(): raise ValueError('no such file, or not a regular one')
@@ -347,10 +350,9 @@ def decode(
     with _open(path) as image:
         if p.size: image.draft(None, (2 * p.size, 2 * p.size))
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-            raise ValueError(f'{image.width} × {image.height} pixels, too many to decode: make it smaller')
+            raise ValueError(f'{image.width} × {image.height}, {_too_large}')
         image = _eight_bits(image, p.depth)
-    if p.size is None: return np.asarray(image)
-    if p.border and image.size == (p.size, p.size): return np.asarray(image)  # has its border already
+    if p.size is None or p.border and image.size == (p.size, p.size): return np.asarray(image)
     square, around = fit(image, p.size - 2 * p.border, p.aspect), (p.border, p.border)
     return np.pad(square, (around, around, (0, 0))) if p.border else square
 
@@ -384,8 +386,7 @@ def read_files(
     progress:str|None=None, # What the files are called on a progress bar; None draws none
 )->tuple: # Images (N, size, size, 3), uint8; the indices of their paths; a list of (path, reason) for the rest
     "Decode image files into one array"
-    size = preparation.size
-    if size is None: raise ValueError("size=None: files are of many sizes; give the side in pixels to bring them to")
+    if (size := preparation.size) is None: raise ValueError("size=None: files have many sizes; give the side in pixels")
     x, kept, broken = np.empty((len(paths), size, size, 3), 'uint8'), [], []
     with progress_bar(len(paths), progress or '', progress is not None) as bar:
         for i, path in enumerate(paths):
@@ -393,8 +394,7 @@ def read_files(
                 x[len(kept)] = decode(path, preparation)
                 kept.append(i)
             except Exception as e:
-                unknown = isinstance(e, UnidentifiedImageError)
-                broken.append((path, 'not an image' if unknown else str(e) or type(e).__name__))
+                broken.append((path, _reasons.get(type(e)) or str(e) or type(e).__name__))
             bar.update()
     return x[:len(kept)], np.array(kept, int), broken
 

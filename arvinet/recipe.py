@@ -29,11 +29,11 @@ class Recipe:
     phases:tuple=((15, 24), (9, 32)) # (epochs, image side in pixels) in order; sides of 16 to 1,024
     batch_size:int=400 # Images per step, 2 to 65,536
     optimizer:str='muon' # 'muon': orthogonalised momentum for filters, SGD for the rest; 'sgd'; 'adam'
-    learning_rate:float=1. # Peak, from 0; for 'muon' a factor on the three rates below
-    filter_rate:float=.05 # Of convolution filters, from 0 ('muon')
-    norm_rate:float=.1 # Of batch norm and biases, from 0 ('muon')
-    head_rate:float=.3 # Of the dense head, from 0 ('muon')
-    head_decay:float=5e-4 # L2 of the dense head, from 0 ('muon'); of all weights ('sgd')
+    learning_rate:float=1. # Peak, 0 to 100; for 'muon' a factor on the three rates below
+    filter_rate:float=.05 # Of convolution filters, 0 to 100 ('muon')
+    norm_rate:float=.1 # Of batch norm and biases, 0 to 100 ('muon')
+    head_rate:float=.3 # Of the dense head, 0 to 100 ('muon')
+    head_decay:float=5e-4 # L2 of the dense head, 0 to 100 ('muon'); of all weights ('sgd')
     momentum:float=.9 # Nesterov, 0 to below 1 ('muon', 'sgd')
     schedule:str='linear' # 'linear': up over `warmup`, down to zero; 'plateau': halved when validation loss stalls
     warmup:float=.1 # Share of all steps over which the rate rises, 0 to 1
@@ -69,13 +69,13 @@ _choices = dict(
     flip=['alternating', 'random', 'none'], initialization=['identity', 'he'])
 
 # %% ../nbs/10_recipe.ipynb #d8552d75
-_share, _below_1, _whole = dict(high=1), dict(high=1, below=True), dict(whole=True)
+_share, _below_1, _whole, _rate = dict(high=1), dict(high=1, below=True), dict(whole=True), dict(high=100)
 _ranges = dict(
     batch_size=dict(low=2, high=65_536) | _whole, patience=dict(low=1) | _whole, seed=dict(high=2**31 - 1) | _whole,
-    learning_rate={}, filter_rate={}, norm_rate={}, head_rate={}, head_decay={}, momentum=_below_1, warmup=_share,
-    label_smoothing=_below_1, shift=dict(high=16) | _whole, cutout=dict(high=32) | _whole, mixup=dict(high=100),
-    cutmix=dict(high=100), mix_share=_share | dict(above=True), mix_until=_share, teacher_share=_share,
-    teacher_temperature=dict(above=True), average=_below_1)
+    learning_rate=_rate, filter_rate=_rate, norm_rate=_rate, head_rate=_rate, head_decay=_rate, momentum=_below_1,
+    warmup=_share, label_smoothing=_below_1, shift=dict(high=16) | _whole, cutout=dict(high=32) | _whole,
+    mixup=dict(high=100), cutmix=dict(high=100), mix_share=_share | dict(above=True), mix_until=_share,
+    teacher_share=_share, teacher_temperature=dict(above=True), average=_below_1)
 
 # %% ../nbs/10_recipe.ipynb #d33ec847
 def _checked(name, value):

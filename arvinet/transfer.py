@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .core import callable_module, check_number, dtype_policy, in_batches, machine, program
+from .core import callable_module, check_number, dtype_policy, in_batches, machine, program, read_json, write_json
 from .weights import find_weights
 from .architecture import VARIANTS, ArviNet, pooled_stages, top_k
 from .data import Dataset, load
@@ -236,18 +236,23 @@ def _finished(folder, asked, resume):
     return done
 
 # %% ../nbs/15_transfer.ipynb #1956331a
-def _trained(net, data, recipe, name, folder, resume, **options):
-    "Train by a recipe; gives the record"
+def _trained(net, data, recipe, name, folder, resume, callbacks, head, **options):
+    "Train by a recipe; gives the record; beside a state stays what the head made, to go on without making it again"
+    def keep(logs): write_json(state_folder(folder)/'head.json', head[0])
+    if folder and head: callbacks = [keras.callbacks.LambdaCallback(on_train_begin=keep), *callbacks]
     with tempfile.TemporaryDirectory() as scratch:
-        return pretrain(data, recipe, name, state_folder(folder) if folder else scratch, net, resume, **options)[1]
+        return pretrain(data, recipe, name, state_folder(folder) if folder else scratch, net, resume,
+                        callbacks=callbacks, **options)[1]
 
 # %% ../nbs/15_transfer.ipynb #de64a9bb
-def _begun(data, s, precision, progress):
-    "The network before it is trained, and the history of its head"
+def _begun(data, s, precision, progress, state):
+    "The network before it is trained, and the history of its head; a state has both trained weights and history"
     with dtype_policy(precision):
         net = transfer_network(s.variant, s.pretrained, s.stages, len(data.class_names), s.seed)
     if s.how == 'scratch': return identity_initialization(net, s.seed), []
     if s.how == 'finetune': _freeze(net, s.train_from, s.norm)
+    kept = [state/name for name in ('state.npz', 'head.json')] if state and s.how == 'finetune' else []
+    if kept and all(path.exists() for path in kept): return net, [read_json(state/'head.json')]
     if s.how == 'finetune' and s.norm == 'adapt':
         renew_statistics(net, _augmented(data, s.seed, 0, shuffle=True).take(40))
     head, row = _head(net, data, s, progress)
@@ -291,11 +296,11 @@ def transfer(
     asked = settings.recorded(data, recipe)
     if folder and (done := _finished(folder, asked, resume)): return done
     precision = precision_of(state_folder(folder) if folder else None, precision)
-    net, history = _begun(data, settings, precision, progress)
+    net, history = _begun(data, settings, precision, progress, state_folder(folder) if folder else None)
     record = dict(name=f'{data.name}_{how}', precision=precision, **machine(), history=[])
     if how != 'frozen':
         record = _trained(net, data, recipe, record['name'], folder, resume, precision=precision,
-                          validate_every=validate_every, callbacks=callbacks, progress=progress)
+                          validate_every=validate_every, callbacks=callbacks, progress=progress, head=history)
     record |= asked | program('arvinet.transfer') | dict(history=history + record['history'], status='finished')
     return _made(_ended(net, data, settings), data, record, folder)
 

@@ -24,10 +24,20 @@ def weights_folder()->Path:
     return Path(arvinet.__file__).parent/'weights'
 
 # %% ../nbs/02_weights.ipynb #c1859f56
+def _checked(known):
+    "A registry whose entries have what is read of each"
+    wanted = dict(file=str, sha256=str, variant=str, class_names=list)
+    for name, entry in known.items() if isinstance(known, dict) else [('', None)]:
+        good = isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in wanted.items())
+        if good and Path(entry['file']).name == entry['file']: continue
+        raise ValueError(f"registry.json of the package is damaged: expected {', '.join(wanted)} in each entry, "
+                         f"which {name!r} lacks; reinstall arvinet")
+    return known
+
 def registry()->dict: # name: dict with file, variant, class_names, sha256, bytes, recipe, scores and more
     "The weights that come with the package"
     path = weights_folder()/'registry.json'
-    return read_json(path) if path.is_file() else {}
+    return _checked(read_json(path)) if path.is_file() else {}
 
 # %% ../nbs/02_weights.ipynb #32056594
 def sha256_of(

@@ -1,5 +1,6 @@
 "Build the site into `_docs/`, and write or check README.md, from the notebooks"
 import json, os, posixpath, re, shutil, subprocess, sys, tempfile
+from base64 import b64decode
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -45,10 +46,20 @@ def map_prose(
             if 'text/markdown' in data: data['text/markdown'] = fn(''.join(data['text/markdown']))
 
 def edit_notebook(path, fn):
-    "Apply `fn` to the markdown of the notebook in a file"
+    "Let `fn` change the notebook in a file"
     nb = json.loads(path.read_text(encoding='utf-8'))
-    map_prose(nb, fn)
+    fn(nb)
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding='utf-8')
+
+SCROLLS = '<div class="table-scroll" tabindex="0" role="region" aria-label="Table">'
+
+def scroll_tables(nb):
+    "Let a table that is wider than the page be scrolled by keyboard, too, with a shadow that shows that it goes on"
+    for out in (out for cell in nb['cells'] for out in cell.get('outputs', [])):
+        html = ''.join(out.get('data', {}).get('text/html', ''))
+        if '<table' not in html: continue
+        html = re.sub(r'<style scoped>.*?</style>', '', html, flags=re.S)
+        out['data']['text/html'] = f'{SCROLLS}{html}</div>'
 
 def plain_code(
     markdown, # Text with fenced code, in which nbdev links names as in prose, and prefixes the notebook's own classes
@@ -80,7 +91,10 @@ def stage():
     refresh_quarto_yml()
     staged = proc_nbs('nbs', n_workers=0, force=True)  # in this process: TensorFlow is imported once
     for name in notebooks_in(staged):
-        edit_notebook(staged/name, lambda s: relative(plain_code(s), posixpath.dirname(name)))
+        def finish(nb):
+            map_prose(nb, lambda s: relative(plain_code(s), posixpath.dirname(name)))
+            scroll_tables(nb)
+        edit_notebook(staged/name, finish)
     return staged
 
 # The README
@@ -110,29 +124,35 @@ def pipe_table(
     if body and not head[0] and not any(body[0][1:]): head[0] = body.pop(0)[0]  # the index's name has a row of its own
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in [head, ['---'] * len(head), *body])
 
-def output_markdown(out):
-    "An output of a cell as Markdown; a figure is an error"
+def output_markdown(out, picture):
+    "An output of a cell as Markdown; `picture` keeps a figure and gives its Markdown"
     if out['output_type'] == 'stream': return fenced(''.join(out['text']))
     data = {k: v if isinstance(v, str) else ''.join(v) for k, v in out.get('data', {}).items()}
     if 'text/markdown' in data: return data['text/markdown']
     if '<table' in data.get('text/html', ''): return pipe_table(data['text/html'])
-    if any(k.startswith('image/') for k in data):
-        raise SystemExit('the index shows a figure as an output, which README.md cannot hold: '
-                         'save it in nbs/images/ and show it with ![...](images/...)')
+    if 'image/png' in data: return picture(b64decode(data['image/png']))
     return fenced(data['text/plain']) if data.get('text/plain') else ''
 
 def fenced(text, lang=''): return f'```{lang}\n{text.strip()}\n```'
 
-def cell_markdown(cell):
+def cell_markdown(
+    cell, # As `FilterDefaults` leaves it
+    pictures, # Files of figures by name, added to
+):
     "A staged cell as Markdown"
     source = ''.join(cell['source']).strip()
     if cell['cell_type'] == 'markdown': return source
     if cell['cell_type'] != 'code': return ''
     options = set(re.findall(r'^#\| *(\w+): *false', source, re.M))
     if 'include' in options: return ''
+    alt = re.search(r'^#\| *fig-alt: *"?(.*?)"?$', source, re.M)
+    def picture(png):
+        name = f'images/home_{len(pictures) + 1}.png'
+        pictures[name] = png
+        return f'![{alt[1] if alt else ""}](nbs/{name})'
     source = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
     code = [fenced(source, 'python')] if source and 'echo' not in options else []
-    outputs = map(output_markdown, cell.get('outputs', [])) if 'output' not in options else []
+    outputs = [output_markdown(out, picture) for out in cell.get('outputs', []) if 'output' not in options]
     return '\n\n'.join(filter(None, [*code, *outputs]))
 
 def readme_link(match):
@@ -144,28 +164,36 @@ def readme_link(match):
     if file.endswith('.html'): return before + docs_url() + file + hash_ + anchor
     return before + posixpath.normpath(f'nbs/{target}')
 
-def readme_text():
-    "README.md, from the index notebook: the same whatever renders the site"
+def make_readme():
+    "README.md from the index notebook, the same whatever renders the site; and the files of its figures by name"
     index = Path('nbs')/get_config().readme_nb
     nb = read_nb(index)
     FilterDefaults()(nb)
     meta = nb.frontmatter_
     def links(s): return re.sub(r'(\]\(|\bsrc=")([^)\s"]+)', readme_link, s)
     map_prose(nb, links)
-    cells = [cell_markdown(c) for c in nb.cells if c.get('source')]
+    pictures = {}
+    cells = [cell_markdown(c, pictures) for c in nb.cells if c.get('source')]
     warning = f'<!-- Made from {index.as_posix()} by `python tools/build_docs.py --readme`: edit that. -->'
     subtitle = f"> {meta['description']}" if meta.get('description') else ''
     cells = [c for c in cells if not c.startswith('<!-- WARNING')]
-    return '\n\n'.join(filter(None, [warning, f"# {meta.get('title', get_config().title)}", subtitle, *cells])) + '\n'
+    title = f"# {meta.get('title', get_config().title)}"
+    return '\n\n'.join(filter(None, [warning, title, subtitle, *cells])) + '\n', pictures
 
-def write_readme(): Path('README.md').write_text(readme_text(), encoding='utf-8')
+def write_readme():
+    "Write README.md and its figures"
+    text, pictures = make_readme()
+    Path('README.md').write_text(text, encoding='utf-8')
+    for name, png in pictures.items(): Path('nbs', name).write_bytes(png)
 
 def readme_must_match():
     "Stop unless README.md is what the index notebook gives"
     from difflib import unified_diff
-    old, new = Path('README.md').read_text(encoding='utf-8'), readme_text()
+    old, (new, pictures) = Path('README.md').read_text(encoding='utf-8'), make_readme()
     diff = list(unified_diff(old.splitlines(), new.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm='', n=1))
     advice = 'README.md is not up to date: run `python tools/build_docs.py --readme`'
+    files = {name: Path('nbs', name) for name in pictures}
+    diff += [f'{p} is not the figure' for n, p in files.items() if not p.is_file() or p.read_bytes() != pictures[n]]
     if diff: raise SystemExit('\n'.join([*diff[:40], advice]))
 
 # Rendering
@@ -194,7 +222,7 @@ def for_smalldocs(
     shutil.copytree(staged, dest)
     names = {n: page_name(n) for n in notebooks_in(dest)}
     for old, new in names.items():
-        edit_notebook(dest/old, renamed)
+        edit_notebook(dest/old, lambda nb: map_prose(nb, renamed))
         text = re.sub(r'\boutput-file: [^\\]*\\n', '', (dest/old).read_text(encoding='utf-8'), count=1)
         (dest/old).unlink()
         (dest/new).write_text(text, encoding='utf-8')
@@ -214,6 +242,14 @@ def mathml(match):
     tex = re.sub(r'\{(aligned|gathered)\}', '{align}', unescape(match[2]))
     return f'<span class="math {match[1]}">{convert(tex, display="block" if display else "inline")}</span>'
 
+def with_contents(html):
+    "A page of smalldocs with its contents below the title, too, for phones, where the margin is not shown"
+    toc = re.search(r'<nav id="TOC".*?(<ul>.*</ul>)</nav>', html, re.S)
+    if not toc: return html
+    links = re.sub(r' (?:id|class|data-scroll-target)="[^"]*"', '', toc[1])
+    details = f'<details class="page-contents"><summary>On this page</summary>{links}</details>'
+    return html.replace('</header><!--', f'</header>{details}<!--', 1)
+
 def finish_page(
     html, # A page smalldocs wrote
     notebook, # The path of its notebook
@@ -222,7 +258,8 @@ def finish_page(
     "What a page of smalldocs needs to be read offline"
     html = re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', mathml, html, flags=re.S)
     html = re.sub(r'\s*<(?:link|script)\b[^>]*\bkatex@[^>]*>(?:</script>)?', '', html)
-    return html.replace(f'/nbs/{page}"', f'/nbs/{notebook}"')
+    html = html.replace('<div class="sd-table">', SCROLLS)
+    return with_contents(html).replace(f'/nbs/{page}"', f'/nbs/{notebook}"')
 
 def render_smalldocs(staged):
     "Render with smalldocs, which is pure Python"
