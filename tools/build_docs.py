@@ -198,8 +198,22 @@ def readme_must_match():
 
 # Rendering
 
+def add_search_phrases(built):
+    "Let search find pages by what people call a thing, from `nbs/search.yml`"
+    index, file = yaml.safe_load(Path('nbs/search.yml').read_text(encoding='utf-8')), built/'search.json'
+    entries = json.loads(file.read_text(encoding='utf-8'))
+    titles = {e['href'].split('#')[0]: e['title'] for e in entries}
+    if unknown := [page for page in index if f'{page}.html' not in titles]:
+        raise SystemExit(f'nbs/search.yml names pages that are not there: {unknown}')
+    for page, phrases in index.items():
+        href = f'{page}.html'
+        new = [dict(objectID=f'{href}#{p}', href=href, title=titles[href], section=p, text='') for p in phrases]
+        entries += new
+    file.write_text(json.dumps(entries, ensure_ascii=False), encoding='utf-8')
+
 def replace_site(built):
     "Put a built site in the place of `_docs/`"
+    add_search_phrases(built)
     dest = Path(get_config().doc_path)
     shutil.rmtree(dest, ignore_errors=True)
     shutil.move(str(built), dest)
