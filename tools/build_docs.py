@@ -95,6 +95,8 @@ def stage():
             map_prose(nb, lambda s: relative(plain_code(s), posixpath.dirname(name)))
             scroll_tables(nb)
         edit_notebook(staged/name, finish)
+    title, text = Path('CHANGELOG.md').read_text(encoding='utf-8').split('\n', 1)
+    (staged/'changelog.qmd').write_text(f'---\ntitle: {title.removeprefix("# ")}\n---\n{text}', encoding='utf-8')
     return staged
 
 # The README
