@@ -30,7 +30,7 @@ class State:
 @patch
 def save(self:State,
     model:keras.Model, # Compiled, its optimizer built
-    memory:list, # What each callback must not forget
+    memory:list, # Counters of each callback
     record:dict, # Of the run
 ):
     "Write the state after an epoch"
@@ -172,12 +172,12 @@ def _memory(callback):
 
 # %% ../nbs/11_checkpoint.ipynb #dc0cb316
 class Keeper(keras.callbacks.Callback):
-    "Writes state and record after each epoch, and gives other callbacks their memory back"
+    "Writes state and record after each epoch, and restores the counters of other callbacks"
     def __init__(self,
         state:State, # Where to
         record:dict, # Of the run; its `history` grows
-        callbacks:list, # Those whose memory is kept, which come before this one
-        memory:list=(), # What they remembered, from `about`
+        callbacks:list, # Those whose counters are kept; in `fit` they come before this one
+        memory:list=(), # Their counters, as `about` gives them
     ):
         super().__init__()
         self.state, self.record, self.callbacks, self.memory = state, record, callbacks, memory

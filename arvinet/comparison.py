@@ -19,7 +19,9 @@ from .architecture import ArviNet
 from .preparation import ASPECTS
 from .data import Dataset, load, rank_in_class
 from .recipe import Recipe
+from .checkpoint import alone_in
 from .features import features, fit_head, head_top1
+from .transfer import lies_in
 from .transfer import METHODS, METHOD_STAGES, Settings, as_dataset, check_changes, check_data, state_folder
 from .transfer import transfer
 
@@ -40,9 +42,10 @@ def _say(text, shown):
 
 # %% ../nbs/16_comparison.ipynb #788f7e1e
 def _own_options(how, hows, options):
-    "The options for one of some methods: only fine-tuning chooses layers to train"
-    if how == 'finetune' or 'finetune' not in hows: return options
-    return {name: value for name, value in options.items() if name not in ('train_from', 'norm')}
+    "The options for one of some methods: only fine-tuning chooses layers to train, and 'frozen' has no recipe"
+    alien = {'train_from', 'norm'} if how != 'finetune' and 'finetune' in hows else set()
+    if how == 'frozen' and len(hows) > 1: alien |= {*options} - {*signature(transfer).parameters}
+    return {name: value for name, value in options.items() if name not in alien}
 
 # %% ../nbs/16_comparison.ipynb #fa5a171d
 def _check_options(hows, options):
@@ -229,14 +232,17 @@ def _data(source, size, aspect, no_mirror, no_parts, groups, hold_out):
     return data.hold_out(per_class=hold_out) if hold_out else data
 
 # %% ../nbs/16_comparison.ipynb #a70787fc
-def _summary(data):
-    "What is known of the data before training"
+def _summary(data, augmented):
+    "What is known of the data before training, which has augmented images or not"
     side, aspect = data.x_train.shape[1], data.preparation.aspect
-    mirrored = 'trained on, too (--no_mirror for letters, signs or arrows)' if data.mirror else 'not used'
+    mirrored = 'trained on, too (--no_mirror for letters, signs or arrows)' if data.mirror and augmented else 'not used'
     oblong = f'{aspect} ({ASPECTS[aspect]})'
     parts = [g for g in (data.groups_train, data.groups_test) if g is not None]
     groups = f'; {len({*np.concatenate(parts).tolist()})} groups, each in one part' if parts else ''
-    return f'{data}\n{side} × {side} pixels; oblong pictures: {oblong}; mirror images: {mirrored}{groups}'
+    tested = np.bincount(data.y_test, minlength=len(data.class_names)) if len(data.x_test) else []
+    untested = [name for name, n in zip(data.class_names, tested) if not n]
+    alone = f"\nno test pictures of {', '.join(untested)}: the score says nothing about them" if untested else ''
+    return f'{data}\n{side} × {side} pixels; oblong pictures: {oblong}; mirror images: {mirrored}{groups}{alone}'
 
 # %% ../nbs/16_comparison.ipynb #bd067a98
 def _earlier(out):
@@ -244,8 +250,16 @@ def _earlier(out):
     names = [*METHODS, *(state_folder(Path(how)).name for how in METHODS), 'table.csv', 'figure.png']
     return [out/name for name in names if (out/name).exists()]
 
+# %% ../nbs/16_comparison.ipynb #77aa01cd
+def _remove(path):
+    "Delete a result, unless another process is training in it"
+    if not path.is_dir(): return path.unlink()
+    if (path/'run.lock').exists():
+        with alone_in(path): pass
+    shutil.rmtree(path)
+
 # %% ../nbs/16_comparison.ipynb #5e85a14d
-def _results_folder(folder, resume, replace):
+def _results_folder(folder, resume, replace, source=''):
     "The command's folder; refuses results of an earlier run, unless they are asked for"
     out = Path(folder).expanduser()
     if resume and replace: raise ValueError("--resume and --replace: expected one of them")
@@ -254,7 +268,10 @@ def _results_folder(folder, resume, replace):
     if (held := _earlier(out)) and not (resume or replace):
         raise FileExistsError(f"--folder {folder!r} holds earlier results ({', '.join(p.name for p in held)}): go on "
                               "with them by --resume, delete them first by --replace, or give another folder")
-    for path in held if replace else (): shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if source and lies_in(out, source):
+        raise ValueError(f"--folder {folder!r} lies in the folder of pictures {source!r}, where its files would become "
+                         "a class: give a folder outside of it")
+    for path in held if replace else (): _remove(path)
     try: out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OSError(f"--folder {folder!r} cannot be made ({e.strerror}): give a folder inside one of yours") from e
@@ -337,8 +354,8 @@ def arvinet_transfer(
     images = _data(data, size, aspect, no_mirror, no_parts, groups, hold_out)
     check_data(images)
     if shots: _check_draws(images, shots, (seed,), hows, options)
-    out = _results_folder(folder, resume, replace)
-    print(_summary(images), flush=True)
+    out = _results_folder(folder, resume, replace, data)
+    print(_summary(images, hows != ('frozen',) or copies > 1), flush=True)
     made = _drawn(images, hows, shots, options) if shots else _compared(images, hows, out, resume, options)
     table, figure, conclusion = made
     table.to_csv(out/'table.csv')

@@ -9,7 +9,7 @@ __all__ = ['PALETTE', 'COLOURS', 'replacing', 'write_json', 'read_json', 'progra
            'command_line', 'to_write', 'split_list', 'callable_module']
 
 # %% ../nbs/00_core.ipynb #58ed6b80
-import argparse, json, math, os, platform, signal, subprocess, sys, tempfile, time, types
+import argparse, json, math, os, platform, signal, subprocess, sys, tempfile, time, types, warnings
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib.util import find_spec
@@ -295,7 +295,9 @@ def _main(func, argv=None):
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')  # a console of few letters
     try:
-        func(**given)
+        with warnings.catch_warnings():
+            warnings.formatwarning = lambda text, *_: f'warning: {text}\n'
+            func(**given)
         if sys.stdout is not None: sys.stdout.flush()
     except KeyboardInterrupt as e:
         _say(func.__name__, e.args[0] if e.args else 'stopped')

@@ -111,7 +111,7 @@ def _names_for(names, n):
 def explain(
     model, # A `Classifier` or its folder, a Keras model or its .keras file, or 'S' or 'M' for the package's own
     paths, # Picture files, or folders of them
-    names=None, # Class names, a text file with one in each line, 'cifar10' or 'cifar100'; None: the classifier's own
+    names:list|str|Path|None=None, # Class names, a text file of them, 'cifar10' or 'cifar100'; None: the classifier's
     folder:str|Path='.', # Where the PNGs go
     layer:str='stage4', # As in `grad_cam`
     size:int|None=None, # Side in pixels, for a Keras model that takes any; None: the classifier's own, else 32
@@ -119,9 +119,14 @@ def explain(
 )->list: # The files written
     "Write a PNG for each picture: where the classifier looks, and its first three choices"
     network, names, preparation = _settings(model, names, size)
+    given = [Path(p).expanduser().resolve() for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     paths = image_files(paths)
     if not paths: raise ValueError("no pictures: expected image files, or a folder of them")
-    targets = _targets(paths, Path(folder).expanduser(), replace)
+    folder = Path(folder).expanduser()
+    if folder.is_dir() and folder.resolve() in given:
+        raise ValueError(f"--folder {str(folder)!r} is a folder of the pictures: the PNGs would be read as pictures "
+                         "next time; give another --folder")
+    targets = _targets(paths, folder, replace)
     x, pictures = _read_pictures(paths, preparation.settle(paths))
     chances = _chances(network, x)
     names = _names_for(names, chances.shape[1])

@@ -301,13 +301,23 @@ def _test_images(network, images):
         raise ValueError(f"{given}: the model takes {tuple(network.input_shape)}; give some of your own with images=")
     return np.asarray(images)
 
+# %% ../nbs/17_export.ipynb #5e1f0c7a
+def _of_size(network, side):
+    "A network that takes images of a size alone, where it leaves the size open"
+    if side is None or network.input_shape[1:3] != (None, None): return network
+    image = keras.Input((side, side, 3), name=network.inputs[0].name)
+    fixed = keras.models.clone_model(network, input_tensors=image)
+    fixed.set_weights(network.get_weights())
+    return fixed
+
 # %% ../nbs/17_export.ipynb #ba9ac5bd
 def _source(model, images):
-    "The network to export, images for it, and what a client must know"
-    model = open_model(model, top=False)
-    network, about = _graph(_model_of(model)), {}
+    "The network to export, on Keras's own layers; images for it, and what a client must know"
+    model, about = open_model(model, top=False), {}
+    network = stock(model)
     if isinstance(model, Classifier):
         about = dict(class_names=list(model.class_names), preparation=model.preparation.to_dict())
+        network = _of_size(network, model.preparation.size)
         if images is not None: images, _ = model.preparation.prepare(images, errors='raise')
     return network, _test_images(network, images), about
 
@@ -364,7 +374,6 @@ def export(
     format = _format_of(path, format)
     network, images, about = _source(model, images)
     _target(path, format, about, replace)
-    network = stock(network)
     with tempfile.TemporaryDirectory(prefix='.export_', dir=path.parent) as folder:
         new = Path(folder)/path.name
         _write(network, new, format, about)

@@ -22,7 +22,8 @@ from .classifier import Classifier, network_of, open_model
 from .core import PALETTE
 from .data import Dataset, check_labels
 from .drawing import overlay, picture_sheet
-from .preparation import check_images
+from .preparation import check_images, warn_caller
+from .pretraining import data_digest
 from .saliency import are_probabilities, class_scores, grad_cam, model_inputs
 
 # %% ../nbs/22_interpretation.ipynb #8392cc42
@@ -47,9 +48,9 @@ class Interpretation:
     def __init__(self,
         outputs, # (N, classes), logits or probabilities
         labels, # (N,), counted from 0
-        images=None, # (N, H, W, 3), 0..255; only to show them
-        class_names=None, # In the order of the labels; default: the numbers
-        superclass_of=None, # (classes,): the superclass of each class
+        images:np.ndarray|None=None, # (N, H, W, 3), 0..255; only to show them
+        class_names:list|None=None, # In the order of the labels; default: the numbers
+        superclass_of:np.ndarray|None=None, # (classes,): the superclass of each class
         superclass_names=(), # In the order of their numbers
         from_logits:bool|None=None, # None: probabilities if none is negative and every row sums to one, else logits
     ):
@@ -127,6 +128,13 @@ def _as_many(outputs, data):
     if scores != classes:
         raise ValueError(f"the model gives {scores} scores, {data.name!r} has {classes} classes: expected as many")
 
+# %% ../nbs/22_interpretation.ipynb #5a11e5b1
+def _same_split(trained, data):
+    "Say that a data set of the name that a classifier was trained on is not the same as then"
+    if trained.get('name') != data.name or trained.get('sha256') in (None, data_digest(data)): return
+    warn_caller(f"{data.name!r} is not as it was when the classifier was trained (other pictures, or another split): "
+                "test pictures may be among those it was trained on, and the score too high")
+
 # %% ../nbs/22_interpretation.ipynb #669b51a0
 def interpret(
     model, # A `Classifier`, the folder of a saved one, a Keras model, or a function from images to scores
@@ -146,6 +154,7 @@ def interpret(
     if isinstance(model, Classifier):
         _same_classes(model.class_names, data)
         _same_preparation(model.preparation, data)
+        if part == 'test': _same_split(model.record.get('data', {}), data)
     outputs = class_scores(network, model_inputs(network, x), batch_size)
     _as_many(outputs, data)
     return Interpretation(outputs, y, x, data.class_names, data.superclass_of, data.superclass_names, from_logits)
@@ -167,9 +176,9 @@ def top_losses(self:Interpretation,
 def plot_top_losses(self:Interpretation,
     rows:int=2, # Of pictures
     columns:int=8, # Pictures in a row
-    model=None, # A `Classifier` or Keras model, to draw Grad-CAM of the predicted class over the images
+    model:object=None, # A `Classifier` or Keras model, to draw Grad-CAM of the predicted class over the images
 )->plt.Figure:
-    "The images with the highest losses; above each: what it was taken for, and what it is"
+    "Draw the images with the highest losses; above each its prediction and its label"
     if self.images is None:
         raise ValueError("there are no images to draw: give them, Interpretation(outputs, labels, images), "
                          "or use interpret(model, data)")
@@ -200,7 +209,7 @@ def confusion(self:Interpretation,
 def most_confused(self:Interpretation,
     n:int=10, # Pairs
 )->pd.DataFrame: # The two classes, how often each was taken for the other, and the sum
-    "The pairs of classes that are most often taken for one another"
+    "The pairs of classes that are most often confused"
     counts = self.confusion().to_numpy()
     a, b = np.triu_indices(len(counts), 1)
     both = counts[a, b] + counts[b, a]
@@ -257,7 +266,7 @@ def _mistaken_for(counts, names):
 def per_class(
     self:Interpretation,
 )->pd.DataFrame: # Row: class; images, recall, precision, F1, mean confidence, and what it is most often mistaken for
-    "How each class fares; NaN where there is nothing to count"
+    "Recall, precision and more of each class; NaN where there is nothing to count"
     classes, counts = np.arange(len(self.class_names)), self.confusion().to_numpy()
     precision, recall, f1, images = precision_recall_fscore_support(
         self.labels, self.predicted, labels=classes, zero_division=np.nan)
@@ -330,7 +339,7 @@ def plot_reliability(self:Interpretation,
     after:Interpretation|None=None, # The same at another temperature, drawn beside it
     bins:int=15, # Of equal width
 )->plt.Figure:
-    "Reliability diagram: bars that end at the dashed line state what is true; pale bars have fewer than ten images"
+    "Reliability diagram: bars that end at the dashed line are calibrated; pale bars have fewer than ten images"
     both = [self] if after is None else [self, after]
     fig, axes = plt.subplots(2, len(both), figsize=(4.2 * len(both), 4.2), height_ratios=(3, 1), sharex=True,
                              sharey='row', squeeze=False, layout='constrained')

@@ -130,7 +130,7 @@ def renew_statistics(
     model:keras.Model, # Any network with batch norm; changed in place
     images, # Batches of images (N, H, W, 3) as the network takes them, such as a list or a `tf.data.Dataset`
 )->keras.Model: # The same
-    "Take the moving means and variances of trainable batch norms anew, each as the mean over batches"
+    "Compute the moving means and variances of trainable batch norms again, each as the mean over batches"
     norms = [l for l in model._flatten_layers() if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
     found, momenta = [v for l in norms for v in (l.moving_mean, l.moving_variance)], [l.momentum for l in norms]
     compiled, mean = tf.function(model, reduce_retracing=True), [np.zeros(v.shape) for v in found]

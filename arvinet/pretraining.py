@@ -331,4 +331,4 @@ def _sentence(record, epochs):
     done, scores = len(record['history']), record['scores']
     if record['status'] != 'finished': return f'{done} of {epochs} epochs are done, go on with --resume'
     scored = ', top-1 {top1:.2%}, top-5 {top5:.2%} of {images:,} images'.format_map(scores) if scores else ''
-    return f'finished after {done} epochs{scored}'
+    return f"finished after {done} epoch{'s' * (done > 1)}{scored}"

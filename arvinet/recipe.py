@@ -114,7 +114,7 @@ def to_json(self:Recipe)->str: # A JSON object
 @patch(cls_method=True)
 def from_json(cls:Recipe,
     text:str|dict, # What `to_json` wrote, or a run record, as text or read already
-)->Recipe:
+)->Recipe: # With the fields in the text
     "A recipe that was saved"
     given = json.loads(text) if isinstance(text, str) else text
     if not isinstance(given, dict): raise ValueError("expected a JSON object with the fields of a recipe")
@@ -136,7 +136,7 @@ RECIPES = dict(
 def get_recipe(
     recipe:str|Path|Recipe='best', # Name of a preset, path of the JSON file of a recipe or a record, or a Recipe
     **changes, # Fields to change
-)->Recipe:
+)->Recipe: # With the changes
     "A preset, a recipe read from a file, or the one given, with changes"
     if not isinstance(recipe, Recipe): recipe = RECIPES.get(str(recipe)) or _read_recipe(recipe)
     _check_names(changes)
@@ -175,7 +175,7 @@ def _value(name, text):
 
 # %% ../nbs/10_recipe.ipynb #51287ce2
 def recipe_network(
-    recipe:Recipe, # Its variant, start, initialization and seed count
+    recipe:Recipe, # Used are its variant, start, initialization and seed
     classes:int, # Outputs
     precision:str='float32', # Or 'mixed_bfloat16'
 )->keras.Model: # From images (N, height, width, 3) of any size, 0..255, to logits (N, classes)
@@ -196,7 +196,7 @@ def built_on(
 
 # %% ../nbs/10_recipe.ipynb #01966a43
 def recipe_optimizer(
-    recipe:Recipe, # Its optimizer, schedule, rates and average count
+    recipe:Recipe, # Used are its optimizer, schedule, rates and average
     steps:int, # Of the whole run
 )->keras.optimizers.Optimizer:
     "The optimizer of a recipe"
@@ -211,7 +211,7 @@ def recipe_optimizer(
 
 # %% ../nbs/10_recipe.ipynb #b9c56f8b
 def recipe_augment(
-    recipe:Recipe, # Its flip, shift, cutout and mixing count
+    recipe:Recipe, # Used are its flip, shift, cutout and mixing
     side:int, # Of the images, in pixels
     mixes:bool, # Whether images are mixed in this part of the run
 )->Augment:
@@ -222,7 +222,7 @@ def recipe_augment(
 
 # %% ../nbs/10_recipe.ipynb #fd2f6fb0
 def recipe_teacher(
-    recipe:Recipe, # Its teacher, teacher_variant, teacher_share and teacher_temperature count
+    recipe:Recipe, # Used are its four fields of the teacher
     classes:int, # Of the teacher and the student
     precision:str='float32', # Or 'mixed_bfloat16'
 ): # A function from images and one-hot labels to images and soft labels (N, classes); None without a teacher
@@ -237,7 +237,7 @@ def recipe_teacher(
 
 # %% ../nbs/10_recipe.ipynb #1d87874e
 def phases_of(
-    recipe:Recipe, # Its phases, mixup, cutmix and mix_until count
+    recipe:Recipe, # Used are its phases, mixup, cutmix and mix_until
     done:int, # Epochs done
     until:int, # Epochs to do in all
 ): # Yields (image side, whether images are mixed, first epoch, epoch to stop before)

@@ -1,5 +1,5 @@
 "Build the site into `_docs/`, and write or check README.md, from the notebooks"
-import json, os, posixpath, re, shutil, subprocess, sys, tempfile
+import ast, json, os, posixpath, re, shutil, subprocess, sys, tempfile
 from base64 import b64decode
 from html import unescape
 from html.parser import HTMLParser
@@ -51,6 +51,14 @@ def edit_notebook(path, fn):
     fn(nb)
     path.write_text(json.dumps(nb, ensure_ascii=False, indent=1), encoding='utf-8')
 
+def show_texts(nb):
+    "Show a result that is a text, such as an error's message, without the quotes of Python"
+    for data in (out.get('data', {}) for cell in nb['cells'] for out in cell.get('outputs', [])):
+        shown = ''.join(data.get('text/plain', ''))
+        if [*data] == ['text/plain'] and shown[:1] in ('"', "'"):
+            try: data['text/plain'] = str(ast.literal_eval(shown))
+            except (SyntaxError, ValueError): pass  # something else that begins so
+
 SCROLLS = '<div class="table-scroll" tabindex="0" role="region" aria-label="Table">'
 
 def scroll_tables(nb):
@@ -65,7 +73,9 @@ def plain_code(
     markdown, # Text with fenced code, in which nbdev links names as in prose, and prefixes the notebook's own classes
 ): # The text with those names plain
     "Take Markdown links and `__main__` out of fenced code"
-    def plain(match): return re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0]).replace('__main__.', '')
+    def plain(match):
+        text = re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0]).replace('__main__.', '')
+        return re.sub(r'keras\.src\.(\w+)\.[\w.]*\.(\w+)', r'keras.\1.\2', text)  # where users find a class
     return re.sub(r'^(```+).*?^\1', plain, markdown, flags=re.M | re.S)
 
 def relative(
@@ -94,6 +104,7 @@ def stage():
         def finish(nb):
             map_prose(nb, lambda s: relative(plain_code(s), posixpath.dirname(name)))
             scroll_tables(nb)
+            show_texts(nb)
         edit_notebook(staged/name, finish)
     title, text = Path('CHANGELOG.md').read_text(encoding='utf-8').split('\n', 1)
     (staged/'changelog.qmd').write_text(f'---\ntitle: {title.removeprefix("# ")}\n---\n{text}', encoding='utf-8')
