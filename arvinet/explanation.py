@@ -120,7 +120,7 @@ def explain(
     "Write a PNG for each picture: where the classifier looks, and its first three choices"
     network, names, preparation = _settings(model, names, size)
     given = [Path(p).expanduser().resolve() for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    paths = image_files(paths)
+    paths = image_files(paths, told=True)
     if not paths: raise ValueError("no pictures: expected image files, or a folder of them")
     folder = Path(folder).expanduser()
     if folder.is_dir() and folder.resolve() in given:

@@ -190,7 +190,7 @@ def arvinet_features(
     replace:bool=False, # Write over a file that is there
 ):
     "Write the features of pictures to a file, with their names"
-    path, files = to_write(out, '.npz', '.parquet', replace=replace), image_files(images)
+    path, files = to_write(out, '.npz', '.parquet', replace=replace), image_files(images, told=True)
     if not files: raise ValueError(f"no images in {', '.join(images)}: expected image files, or folders of them")
     chosen = split_list(stages, option='--stages')
     net, preparation = _network_of(classifier, variant, weights, size, aspect)

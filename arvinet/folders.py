@@ -7,7 +7,7 @@ __all__ = ['RASTER', 'SYSTEM_FOLDERS', 'raster_formats', 'image_files', 'find_pa
            'check_groups', 'file_groups', 'whole_groups']
 
 # %% ../nbs/04_folders.ipynb #fa368fee
-import os, re
+import os, re, warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +34,24 @@ def _visible(name):
 
 # %% ../nbs/04_folders.ipynb #8d65c22f
 def _walk(folder, deep):
-    "The visible files of a folder, and with `deep` those of the folders inside"
+    "The visible files of a folder, and with `deep` those of the folders inside, and links to folders"
     for top, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if deep and _visible(f)]
+        yield from (Path(top)/f for f in folders if (Path(top)/f).is_symlink())
         yield from (Path(top)/f for f in files if _visible(f))
+
+# %% ../nbs/04_folders.ipynb #3f0e1d2c
+def _why(file):
+    "Why a file in a folder is not taken for an image"
+    if file.is_dir(): return 'a link to a folder, which is not followed'
+    if file.is_file(): return 'not an image by its ending'
+    return 'not a regular file' if file.exists() else 'a link to nothing'
 
 # %% ../nbs/04_folders.ipynb #a9147db4
 def image_files(
     paths, # A folder, or several paths of files and folders
     deep:bool=True, # False leaves out the folders inside
+    told:bool=False, # Warn of the files in a folder that are left out
 )->list: # Paths of files, those of a folder in sorted order
     "The image files of a folder; a file that is named stands for itself"
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -53,7 +62,11 @@ def image_files(
         raise FileNotFoundError(f"no file or folder {names}: expected paths of images{star}")
     known = {f'.{ending}' for endings in raster_formats().values() for ending in endings}
     def inside(folder): return sorted(f for f in _walk(folder, deep) if f.suffix.lower() in known and f.is_file())
-    return [f for p in paths for f in (inside(p) if p.is_dir() else [p])]
+    found = [f for p in paths for f in (inside(p) if p.is_dir() else [p])]
+    others = [f for p in paths if told and p.is_dir() for f in sorted({*_walk(p, deep)} - {*found})]
+    named = ', '.join([f'{f.name} ({_why(f)})' for f in others[:5]] + ['…'] * (len(others) > 5))
+    if others: warnings.warn(f"{len(others)} files were left out: {named}", stacklevel=2)
+    return found
 
 # %% ../nbs/04_folders.ipynb #79f1bdc5
 _part_names = dict(train='train training', test='test testing holdout',
@@ -146,11 +159,8 @@ def other_files(
     root:Path, # A folder of class folders
 )->list: # (path, reason) of each; hidden files and those of the system are none
     "The files in class folders that are left out, by their ending or because they are no regular files"
-    def why(f):
-        if f.is_file(): return 'not an image by its ending'
-        return 'not a regular file' if f.exists() else 'a link to nothing'
     images = {f for p in _folders(root) for f in image_files(p)}
-    return [(f, why(f)) for p in _folders(root) for f in sorted(_walk(p, True)) if f not in images]
+    return [(f, _why(f)) for p in _folders(root) for f in sorted(_walk(p, True)) if f not in images]
 
 # %% ../nbs/04_folders.ipynb #d807d07c
 def check_groups(

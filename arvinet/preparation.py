@@ -41,7 +41,7 @@ def gather(
         if images.dtype.kind not in 'OU': return images
     items = list(images)
     kinds = sorted({_kind(i) for i in items})
-    if kinds == ['paths']: items = image_files(items)
+    if kinds == ['paths']: items = image_files(items, told=True)
     if not items: raise ValueError(f"no {name}: expected an array, PIL images, paths of image files, or their folder")
     if kinds in (['arrays'], ['PIL images'], ['paths']): return items
     if {*kinds} <= {'list', 'tuple', 'int', 'float'}: return np.asarray(items)

@@ -74,7 +74,8 @@ def plain_code(
 ): # The text with those names plain
     "Take Markdown links and `__main__` out of fenced code"
     def plain(match):
-        text = re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0]).replace('__main__.', '')
+        text = re.sub(r'\[(`[^`\n]+`)\]\([^)\s]+\)', r'\1', match[0])
+        text = text.replace('__main__.', '').replace(':NoneType=None', '=None')
         return re.sub(r'keras\.src\.(\w+)\.[\w.]*\.(\w+)', r'keras.\1.\2', text)  # where users find a class
     return re.sub(r'^(```+).*?^\1', plain, markdown, flags=re.M | re.S)
 
