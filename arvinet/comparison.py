@@ -22,7 +22,8 @@ from .recipe import Recipe
 from .checkpoint import alone_in
 from .features import features, fit_head, head_top1
 from .transfer import lies_in
-from .transfer import METHODS, METHOD_STAGES, Settings, as_dataset, check_changes, check_data, state_folder
+from .transfer import METHODS, METHOD_STAGES, UNUSED_OPTIONS, Settings, as_dataset, check_changes, check_data
+from .transfer import state_folder
 from .transfer import transfer
 
 # %% ../nbs/16_comparison.ipynb #0b67fcbc
@@ -42,8 +43,8 @@ def _say(text, shown):
 
 # %% ../nbs/16_comparison.ipynb #788f7e1e
 def _own_options(how, hows, options):
-    "The options for one of some methods: only fine-tuning chooses layers to train, and 'frozen' has no recipe"
-    alien = {'train_from', 'norm'} if how != 'finetune' and 'finetune' in hows else set()
+    "The options for one of some methods, without those that are of use to others alone; 'frozen' has no recipe"
+    alien = {name for name in UNUSED_OPTIONS[how] if any(name not in UNUSED_OPTIONS[other] for other in hows)}
     if how == 'frozen' and len(hows) > 1: alien |= {*options} - {*signature(transfer).parameters}
     return {name: value for name, value in options.items() if name not in alien}
 
@@ -192,8 +193,8 @@ def few_shot(
     for how, shot, seed in ((h, s, seed) for h in hows if h != 'frozen' for s in shots for seed in seeds):
         _say(f'{how}, {shot} images of each class, seed {seed}', progress)
         drawn = data.subset(shot, seed)
-        own = _own_options(how, hows, options)
-        made = transfer(drawn, how, variant, pretrained, stages, C=C, seed=seed, progress=False, **own).record
+        own = _own_options(how, hows, about | options)
+        made = transfer(drawn, how, seed=seed, progress=False, **own).record
         rows.append(dict(how=how, shots=shot, seed=seed, top1=made['scores']['top1'], seconds=made['seconds']))
     return pd.DataFrame(rows)
 
@@ -223,22 +224,31 @@ def _options(shots, stages):
     return split_list(shots, option='--shots'), split_list(stages, option='--stages') or None
 
 # %% ../nbs/16_comparison.ipynb #b2bd81fc
-def _data(source, size, aspect, no_mirror, no_parts, groups, hold_out):
+def _data(source, size, aspect, depth, no_mirror, no_parts, groups, hold_out):
     "The data of the command, prepared and split as its options say"
     options = dict(mirror=False) if no_mirror else {}
+    if depth: options['depth'] = depth
     if no_parts: options['parts'] = False
     if groups: options['groups'] = groups
     data = load(source, size, aspect=aspect, **options)
     return data.hold_out(per_class=hold_out) if hold_out else data
 
 # %% ../nbs/16_comparison.ipynb #a70787fc
+def _group_summary(data):
+    "Groups, and those with images of several classes: patients may have them, numbers that begin anew in each do, too"
+    classes = {}
+    for groups, labels in (data.groups_train, data.y_train), (data.groups_test, data.y_test):
+        for group, label in zip(() if groups is None else groups.tolist(), labels): classes.setdefault(group, set()).add(label)
+    mixed = [group for group, held in classes.items() if len(held) > 1]
+    shown = f', {len(mixed)} of them with pictures of several classes, such as {mixed[0]!r}' if mixed else ''
+    return f'{len(classes)} groups, each in one part{shown}'
+
 def _summary(data, augmented):
     "What is known of the data before training, which has augmented images or not"
     side, aspect = data.x_train.shape[1], data.preparation.aspect
     mirrored = 'trained on, too (--no_mirror for letters, signs or arrows)' if data.mirror and augmented else 'not used'
     oblong = f'{aspect} ({ASPECTS[aspect]})'
-    parts = [g for g in (data.groups_train, data.groups_test) if g is not None]
-    groups = f'; {len({*np.concatenate(parts).tolist()})} groups, each in one part' if parts else ''
+    groups = '' if data.groups_train is None else f'; {_group_summary(data)}'
     tested = np.bincount(data.y_test, minlength=len(data.class_names)) if len(data.x_test) else []
     untested = [name for name, n in zip(data.class_names, tested) if not n]
     alone = f"\nno test pictures of {', '.join(untested)}: the score says nothing about them" if untested else ''
@@ -334,6 +344,7 @@ def arvinet_transfer(
     shots:str='', # Train on so many images of each class, as 1,5,10: a curve over three draws
     size:int=32, # Side the pictures are brought to, in pixels
     aspect:str='crop', # What becomes of oblong pictures: 'crop', 'pad' or 'squash'
+    depth:int=0, # Bits of pictures deeper than 8; default: by their largest value
     no_mirror:bool=False, # Do not train on mirror images: for letters, road signs, arrows
     groups:str='', # Pattern of the patient, plant or video in a path below a class folder, as 'patient[0-9]+'
     no_parts:bool=False, # Each folder in the folder is a class, also one named train or test
@@ -351,7 +362,7 @@ def arvinet_transfer(
     check_number('--epochs', epochs, 0, 100_000, whole=True)
     check_number('--hold_out', hold_out, 0, whole=True)
     _check_options(hows, options)
-    images = _data(data, size, aspect, no_mirror, no_parts, groups, hold_out)
+    images = _data(data, size, aspect, depth, no_mirror, no_parts, groups, hold_out)
     check_data(images)
     if shots: _check_draws(images, shots, (seed,), hows, options)
     out = _results_folder(folder, resume, replace, data)

@@ -20,7 +20,8 @@ from .catalogue import DATASETS, check_path, local_npz, read_npz
 from .catalogue import CIFAR10_CLASSES, CIFAR100_CLASSES, CIFAR100_SUPERCLASSES  # also here
 from .catalogue import CIFAR100_SUPERCLASS_OF, channel_statistics  # also here
 from .core import check_number
-from .folders import check_groups, class_files, file_groups, find_parts, image_files, other_files, whole_groups
+from .folders import check_class_names, check_groups, class_files, draw_by_name, file_groups, find_parts
+from .folders import image_files, other_files, whole_groups
 from .preparation import Preparation, gather, read_files, report_broken, warn_caller
 
 # %% ../nbs/07_data.ipynb #e01aa814
@@ -46,17 +47,12 @@ def check_labels(
 
 # %% ../nbs/07_data.ipynb #e30b402c
 def _check_names(names):
-    "Class names as a tuple of text, or an error that says what is wrong with them"
+    "Class names as a tuple of text, or an error that says what is wrong with them; numbers become text"
     if isinstance(names, (str, dict, set, frozenset)):
         raise ValueError(f"class_names={names!r} is a {type(names).__name__}: expected a list of names in the order of "
                          "the labels")
     names = tuple(map(str, names))
-    wrong = [n for n in names if not n.strip() or not n.replace(' ', '').isprintable()]
-    wrong += [n for n in dict.fromkeys(names) if names.count(n) > 1]
-    if wrong:
-        raise ValueError(f"class names {wrong[:5]} are empty, stand twice, or hold control characters or bytes that "
-                         "are not UTF-8: give each class a printable name of its own, or rename its folder")
-    return names
+    return names and check_class_names(names)
 
 # %% ../nbs/07_data.ipynb #ef9bd9c1
 @dataclass(repr=False, eq=False)
@@ -141,7 +137,10 @@ def rank_in_class(
     seed:int, # Of the shuffle
 )->np.ndarray: # (N,), from 0
     "The place of each image in a seeded shuffle of its class"
-    order = np.random.default_rng(seed).permutation(len(y))
+    return _ranked(y, np.random.default_rng(seed).permutation(len(y)))
+
+def _ranked(y, order):
+    "The place of each image in an order of its class"
     order = order[np.argsort(y[order], kind='stable')]
     first = np.concatenate([[0], np.cumsum(np.bincount(y))[:-1]])
     rank = np.empty(len(y), int)
@@ -164,23 +163,26 @@ def _say_lacking(part, y, names):
                     "score says nothing about them")
 
 # %% ../nbs/07_data.ipynb #24fec6d3
-def _group_mask(x, y, groups, wanted, seed, names):
+def _group_mask(x, y, groups, wanted, seed, names, by_name=False):
     "Whole groups with about the wanted number of each class, the copies of their images among them"
-    mask = whole_groups(groups, y, wanted, seed, _first_copy(x))
+    mask = whole_groups(groups, y, wanted, seed, _first_copy(x), by_name)
     if np.any(wanted): _say_lacking('the part made of whole groups', y[mask], names)
     return mask
 
 # %% ../nbs/07_data.ipynb #8257e362
-def _test_mask(x, y, share, seed, groups=None, names=()):
+def _test_mask(x, y, share, seed, groups=None, names=(), files=None):
     "A stratified share, at least one image of each class that has two; copies of an image stay together"
     if groups is not None:
-        return _group_mask(x, y, groups, np.maximum(np.rint(share * np.bincount(y)), share > 0), seed, names)
+        wanted = np.maximum(np.rint(share * np.bincount(y)), share > 0)
+        return _group_mask(x, y, groups, wanted, seed, names, files is not None)
     first = _first_copy(x)
     single = first == np.arange(len(first))
     n = np.bincount(y[single])
     take = np.minimum(np.maximum(np.rint(share * n), share > 0), n - 1).astype(int)
     mask = np.zeros(len(y), bool)
-    mask[single] = rank_in_class(y[single], seed) < take[y[single]]
+    order = np.random.default_rng(seed).permutation(single.sum())
+    if files is not None: order = np.argsort(draw_by_name(np.asarray(files)[single], seed))
+    mask[single] = _ranked(y[single], order) < take[y[single]]
     return mask[first]
 
 # %% ../nbs/07_data.ipynb #f742d78c
@@ -383,7 +385,7 @@ def from_folder(
         n = int((kept < n).sum())
         train, test = slice(n), slice(n, None)
     else:
-        test = _test_mask(x, y, test_share, seed, groups, names)
+        test = _test_mask(x, y, test_share, seed, groups, names, [files[i].relative_to(root).as_posix() for i in kept])
         train = ~test
     data = Dataset(x[train], y[train], x[test], y[test], names, name or root.resolve().name, (), None, skipped,
                    preparation, _some(groups, train), _some(groups, test))

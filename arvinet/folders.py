@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['RASTER', 'SYSTEM_FOLDERS', 'raster_formats', 'image_files', 'find_parts', 'class_files', 'other_files',
-           'check_groups', 'file_groups', 'whole_groups']
+           'check_class_names', 'check_groups', 'file_groups', 'draw_by_name', 'whole_groups']
 
 # %% ../nbs/04_folders.ipynb #fa368fee
 import os, re, warnings
+from hashlib import blake2b
 from pathlib import Path
+from unicodedata import category, normalize
 
 import numpy as np
 from PIL import Image
@@ -58,6 +60,7 @@ def image_files(
     paths = [Path(p).expanduser() for p in paths]
     if missing := [str(p) for p in paths if not p.exists()]:
         star = '. A * was not expanded: name the folder' if any('*' in p for p in missing) else ''
+        star = '. Nothing is downloaded: get the file first' if any(re.match('https?:', p) for p in missing) else star
         names = ', '.join(map(repr, missing[:5]))
         raise FileNotFoundError(f"no file or folder {names}: expected paths of images{star}")
     known = {f'.{ending}' for endings in raster_formats().values() for ending in endings}
@@ -162,6 +165,39 @@ def other_files(
     images = {f for p in _folders(root) for f in image_files(p)}
     return [(f, _why(f)) for p in _folders(root) for f in sorted(_walk(p, True)) if f not in images]
 
+# %% ../nbs/04_folders.ipynb #d4b82ffa
+def _words(names):
+    "Class names as a tuple of str"
+    listed = () if isinstance(names, (str, bytes, dict)) or not hasattr(names, '__iter__') else tuple(names)
+    if listed and all(isinstance(n, str) for n in listed): return tuple(map(str, listed))
+    raise ValueError(f"class_names={names!r:.80}: expected a list of words, one for each class")
+
+# %% ../nbs/04_folders.ipynb #d8db2890
+_HIDDEN = {'Cc', 'Cf', 'Cs', 'Zl', 'Zp'}  # control, format such as right-to-left, half a letter, line, paragraph
+
+def _as_seen(name):
+    "A name as a reader sees it: accents joined to letters, without the joiners that Persian and emoji need"
+    return normalize('NFC', name).replace('\u200c', '').replace('\u200d', '')
+
+def _unfit(name):
+    "Is a name empty, too long, or not to be seen as it is?"
+    return not name.strip() or len(name) > 200 or any(category(c) in _HIDDEN for c in name)
+
+# %% ../nbs/04_folders.ipynb #f46e0292
+def check_class_names(
+    names, # Words, in the order of the network's outputs
+)->tuple: # Of str
+    "Check that class names are distinct and can be printed; an error says which are not"
+    listed = _words(names)
+    seen = [_as_seen(n) for n in listed]
+    if twice := [n for i, n in enumerate(listed) if seen[i] in seen[:i]]:
+        raise ValueError(f"class_names hold {twice[0]!r:.80} twice, or another that looks the same: expected a name "
+                         "of its own for each class")
+    wrong = [n for n in seen if _unfit(n)]
+    if not wrong: return listed
+    raise ValueError(f"class name {wrong[0]!r:.80} is empty, longer than 200 letters, or holds a control character, "
+                     "one that is not seen or one that is no text: rename it")
+
 # %% ../nbs/04_folders.ipynb #d807d07c
 def check_groups(
     groups, # (n,), one value for each image, of any kind
@@ -210,6 +246,15 @@ def file_groups(
                          "for files that stand alone, add '|.*' to the pattern")
     return found
 
+# %% ../nbs/04_folders.ipynb #82149a86
+def draw_by_name(
+    names, # (N,), text
+    seed:int, # Of the draw
+)->np.ndarray: # (N,), uint64
+    "A random number for each name, whatever other names there are"
+    def draw(name): return blake2b(f'{seed}/{name}'.encode(errors='surrogateescape'), digest_size=8).digest()
+    return np.array([int.from_bytes(draw(normalize('NFC', name))) for name in map(str, names)], 'uint64')
+
 # %% ../nbs/04_folders.ipynb #1176502e
 def _joined(groups, copies=None):
     "A number for each image, from 0, the same for a group; groups that share a copy of an image are one"
@@ -220,6 +265,13 @@ def _joined(groups, copies=None):
     shared = coo_array((np.ones(len(group)), (group, n + copy)), (n + copy.max() + 1,) * 2)
     return np.unique(connected_components(shared, False)[1][group], return_inverse=True)[1]
 
+# %% ../nbs/04_folders.ipynb #ac6ce275
+def _by_name(names, group, seed):
+    "The order of groups by their names; of joined ones, the first name counts"
+    first = np.full(group.max(initial=-1) + 1, 2 ** 64 - 1, 'uint64')
+    np.minimum.at(first, group, draw_by_name(names, seed))
+    return np.argsort(first)
+
 # %% ../nbs/04_folders.ipynb #9a7c01de
 def whole_groups(
     groups:np.ndarray, # (N,), of any kind
@@ -227,12 +279,14 @@ def whole_groups(
     wanted, # (classes,): images to choose of each class, about
     seed:int, # Of the order
     copies=None, # (N,): a number for each image, the same for copies; groups that share a copy are one
+    by_name:bool=False, # Draw the order by the groups' names, so that a new group leaves the others where they are
 )->np.ndarray: # (N,), bool
     "A choice of whole groups with about so many images of each class; of each class, some are left"
     wanted, group = np.asarray(wanted, float), _joined(groups, copies)
     sizes = np.zeros((group.max(initial=-1) + 1, len(wanted)), int)
     np.add.at(sizes, (group, labels), 1)
     chosen, order = np.zeros(len(sizes), bool), np.random.default_rng(seed).permutation(len(sizes))
+    if by_name: order = _by_name(groups, group, seed)
     taken, left = np.zeros(len(wanted)), sizes.sum(0)
     def gap(more): return (np.abs(taken + more - wanted) / np.maximum(wanted, 1)).sum()
     def spared(g): return (left > sizes[g])[sizes[g] > 0].all()

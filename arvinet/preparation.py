@@ -379,6 +379,12 @@ def settle(
         warn_caller("the images deeper than 8 bits hold only 0 and 1 and will be black: if 1 is white, multiply by 255")
     return replace(self, depth=_depth(peaks, 'images'))
 
+# %% ../nbs/05_preparation.ipynb #27dd3918
+def _has_more(path):
+    "Does an image file hold more than one picture?"
+    if path.suffix.lower() not in ('.gif', '.tif', '.tiff', '.webp', '.avif'): return False
+    with _open(path) as image: return getattr(image, 'is_animated', False)
+
 # %% ../nbs/05_preparation.ipynb #6da6a5a9
 def read_files(
     paths:list, # Image files
@@ -387,15 +393,19 @@ def read_files(
 )->tuple: # Images (N, size, size, 3), uint8; the indices of their paths; a list of (path, reason) for the rest
     "Decode image files into one array"
     if (size := preparation.size) is None: raise ValueError("size=None: files have many sizes; give the side in pixels")
-    x, kept, broken = np.empty((len(paths), size, size, 3), 'uint8'), [], []
+    x, kept, broken, several = np.empty((len(paths), size, size, 3), 'uint8'), [], [], []
     with progress_bar(len(paths), progress or '', progress is not None) as bar:
         for i, path in enumerate(paths):
             try:
                 x[len(kept)] = decode(path, preparation)
                 kept.append(i)
+                if _has_more(Path(path)): several.append(Path(path).name)
             except Exception as e:
                 broken.append((path, _reasons.get(type(e)) or str(e) or type(e).__name__))
             bar.update()
+    if several:
+        warn_caller(f"{len(several)} files hold several pictures, such as frames or pages, of which the first was read: "
+                    f"{', '.join(several[:5])}; save the others as files of their own if you need them")
     return x[:len(kept)], np.array(kept, int), broken
 
 # %% ../nbs/05_preparation.ipynb #892734a0
