@@ -17,7 +17,7 @@ import pandas as pd
 from .core import COLOURS, best_precision, check_number, command, dtype_policy, split_list
 from .architecture import ArviNet
 from .preparation import ASPECTS
-from .data import Dataset, load, rank_in_class
+from .data import Dataset, load_as_asked, rank_in_class
 from .recipe import Recipe
 from .checkpoint import alone_in
 from .features import features, fit_head, head_top1
@@ -223,16 +223,6 @@ def _options(shots, stages):
     "Lists of an option's text"
     return split_list(shots, option='--shots'), split_list(stages, option='--stages') or None
 
-# %% ../nbs/16_comparison.ipynb #b2bd81fc
-def _data(source, size, aspect, depth, no_mirror, no_parts, groups, hold_out):
-    "The data of the command, prepared and split as its options say"
-    options = dict(mirror=False) if no_mirror else {}
-    if depth: options['depth'] = depth
-    if no_parts: options['parts'] = False
-    if groups: options['groups'] = groups
-    data = load(source, size, aspect=aspect, **options)
-    return data.hold_out(per_class=hold_out) if hold_out else data
-
 # %% ../nbs/16_comparison.ipynb #a70787fc
 def _group_summary(data):
     "Groups, and those with images of several classes: patients may have them, numbers that begin anew in each do, too"
@@ -362,7 +352,7 @@ def arvinet_transfer(
     check_number('--epochs', epochs, 0, 100_000, whole=True)
     check_number('--hold_out', hold_out, 0, whole=True)
     _check_options(hows, options)
-    images = _data(data, size, aspect, depth, no_mirror, no_parts, groups, hold_out)
+    images = load_as_asked(data, size, aspect, depth, no_mirror, no_parts, groups, hold_out)
     check_data(images)
     if shots: _check_draws(images, shots, (seed,), hows, options)
     out = _results_folder(folder, resume, replace, data)

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.special import softmax
 
 from .classifier import Classifier, network_of, open_model
-from .core import PALETTE, command
+from .core import PALETTE, check_number, command
 from .data import CIFAR10_CLASSES, CIFAR100_CLASSES
 from .drawing import overlay
 from .folders import image_files
 from .preparation import Preparation, read_files
-from .saliency import are_probabilities, class_scores, grad_cam, model_inputs
+from .saliency import as_probabilities, class_scores, grad_cam, model_inputs
 
 # %% ../nbs/21_explanation.ipynb #d2f126b3
 def _class_names(names):
@@ -42,6 +41,7 @@ def _side(network):
 # %% ../nbs/21_explanation.ipynb #0ff80a24
 def _settings(model, names, size):
     "The network, class names (None: numbers) and preparation: a classifier's own, or those given"
+    if size is not None: size = check_number('size', size, 16, 1024, whole=True)
     model, names = open_model(model), _class_names(names)
     if isinstance(model, Classifier): preparation, names = model.preparation, names or model.class_names
     else: preparation = Preparation(_side(model) or size or 32)
@@ -93,12 +93,6 @@ def _targets(paths, folder, replace):
     raise FileExistsError(f"{str(folder)!r} holds {there[0]!r} already ({len(there)} of {len(targets)}): give another "
                           "--folder, or --replace to write over them")
 
-# %% ../nbs/21_explanation.ipynb #cdcbd9fa
-def _chances(network, x):
-    "The probability of each class"
-    scores = class_scores(network, model_inputs(network, x))
-    return scores if are_probabilities(scores) else softmax(scores, 1)
-
 # %% ../nbs/21_explanation.ipynb #5c4150d2
 def _names_for(names, n):
     "A name for each of `n` classes"
@@ -128,7 +122,7 @@ def explain(
                          "next time; give another --folder")
     targets = _targets(paths, folder, replace)
     x, pictures = _read_pictures(paths, preparation.settle(paths))
-    chances = _chances(network, x)
+    chances = as_probabilities(class_scores(network, model_inputs(network, x)))
     names = _names_for(names, chances.shape[1])
     maps = grad_cam(network, x, layer=layer)
     targets[0].parent.mkdir(parents=True, exist_ok=True)

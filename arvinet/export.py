@@ -20,7 +20,7 @@ from keras import layers
 
 import arvinet
 from .classifier import Classifier, network_of, open_model
-from .core import callable_module, command, dtype_policy, in_batches, read_json, to_write, write_json
+from .core import callable_module, check_number, command, dtype_policy, in_batches, read_json, to_write, write_json
 from .data import load
 from .layers import BatchNormalization, Conv2D
 from .preparation import RangeWarning, warn_caller
@@ -370,7 +370,7 @@ def export(
     replace:bool=False, # Write over files that are there
 )->dict: # format, file, bytes, images, largest_difference (relative), same_class (share of images), runtime
     "Write a model for another runtime, run the file there on real images, and compare with Keras"
-    path = Path(path).expanduser()
+    path, tolerance = Path(path).expanduser(), check_number('tolerance', tolerance, above=True)
     format = _format_of(path, format)
     network, images, about = _source(model, images)
     _target(path, format, about, replace)
@@ -395,6 +395,8 @@ def arvinet_export(
 ):
     "Write a model for ONNX Runtime, LiteRT, OpenVINO or TensorFlow, and compare it with Keras on real images"
     _format_of(Path(to), format)
+    if not source.endswith('.weights.h5') and (variant, classes) != ('M', 100):
+        raise ValueError(f"--variant and --classes are for a .weights.h5 file; {source!r} has its own: leave them out")
     r = export(open_model(source, top, variant, classes), to, format, replace=replace)
     print(f"{r['file']}: {r['bytes']:,} bytes; on {r['images']} images {r['runtime']} differs from Keras by "
           f"{r['largest_difference']:.1e} of the largest output")

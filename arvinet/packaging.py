@@ -350,10 +350,11 @@ def hub_folder(
     model:keras.Model|Classifier, # Functional or sequential; it is written with Keras's own layers, in float32
     folder:str|Path, # New or empty, or of an earlier call
     card:object=None, # A `model_card`, or its text
-    formats:tuple=(), # Also for other runtimes: 'onnx', 'litert'
+    formats:tuple|str=(), # Also for other runtimes: 'onnx', 'litert'
 )->Path:
     "Write the folder that `keras.saving.load_model` and the hub read"
     folder, network = Path(folder).expanduser(), stock(model)
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if strange := sorted(set(formats) - set(_formats)):
         raise ValueError(f"formats {', '.join(strange)}: choose of {', '.join(_formats)}")
     _check_folder(folder)

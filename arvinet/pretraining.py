@@ -20,7 +20,7 @@ from .architecture import evaluate
 from .augmentation import batches
 from .checkpoint import Keeper, State, alone_in, check_fits, check_folder, check_room, precision_of, refuse
 from .core import check_number, command, machine, need_tensorflow, program, progress_bar, write_json
-from .data import Dataset, load
+from .data import Dataset, load_as_asked
 from .optimizer import renew_statistics
 from .preparation import resize
 from .recipe import (RECIPES, Recipe, built_on, get_recipe, parse_changes, phases_of, recipe_augment,
@@ -312,6 +312,12 @@ def arvinet_pretrain(
     change:str='', # Recipe fields to change, as 'variant=S seed=2 phases=[[4,16],[2,32]]'
     name:str=None, # Of the run
     folder:str=None, # For state, record and weights; default checkpoints/NAME
+    size:int=32, # Side the pictures are brought to, in pixels
+    aspect:str='crop', # What becomes of oblong pictures: 'crop', 'pad' or 'squash'
+    depth:int=0, # Bits of pictures deeper than 8; default: by their largest value
+    no_mirror:bool=False, # Do not train on mirror images: for letters, road signs, arrows
+    groups:str='', # Pattern of the patient, plant or video in a path below a class folder, as 'patient[0-9]+'
+    no_parts:bool=False, # Each folder in the folder is a class, also one named train or test
     hold_out:int=0, # Score on so many training images per class, held out, not on the test images
     stop_after:int=None, # End this sitting after so many epochs
     validate_every:int=1, # Epochs between scores
@@ -319,8 +325,9 @@ def arvinet_pretrain(
     resume:bool=False, # Go on with the run in the folder
 ):
     "Train a classifier from scratch by a recipe; weights, a state to resume from and the run record go to a folder"
-    chosen, images = get_recipe(recipe, **parse_changes(change)), load(data)
-    if hold_out: images = images.hold_out(per_class=hold_out)
+    changes = parse_changes(change) | (dict(flip='none') if no_mirror else {})
+    chosen = get_recipe(recipe, **changes)
+    images = load_as_asked(data, size, aspect, depth, no_mirror, no_parts, groups, hold_out)
     _, record = pretrain(images, chosen, name, folder, resume=resume, stop_after=stop_after,
                          validate_every=validate_every, precision=precision)
     print(f"{record['name']}: {_sentence(record, chosen.epochs)}")
