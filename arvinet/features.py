@@ -165,14 +165,17 @@ def _write_features(path, found, names):
     pd.DataFrame(found, index=pd.Index(names, name='file'), columns=columns).to_parquet(path)
 
 # %% ../nbs/14_features.ipynb #0007df9b
-def _network_of(classifier, variant, weights, size, aspect):
+def _network_of(classifier, variant, weights, size, aspect, depth):
     "The network whose features are written, and the preparation of its pictures"
     if classifier:
+        if (variant, weights, aspect, depth) != ('S', '', 'crop', 0):
+            raise ValueError("--variant, --weights, --aspect and --depth are not for --classifier, which has its own: "
+                             "leave them out")
         used = load_classifier(classifier)
         if size in (None, used.size): return used.model, used.preparation
         raise ValueError(f"--size {size}: this classifier takes images of {used.size} pixels; leave --size out")
     side = 32 if size is None else size
-    preparation = Preparation(size=side, aspect=aspect)
+    preparation = Preparation(size=side, aspect=aspect, depth=depth or None)
     with dtype_policy(best_precision()):
         return ArviNet(variant, pretrained=weights or True, input_shape=(side, side, 3)), preparation
 
@@ -181,19 +184,20 @@ def _network_of(classifier, variant, weights, size, aspect):
 def arvinet_features(
     images:list, # Image files, or folders of them
     out:str='features.npz', # File to write: .npz (features, files), or .parquet where pyarrow is installed
-    classifier:str='', # Folder of a classifier whose features and preparation are used; the next options are not
+    classifier:str='', # Folder of a classifier whose features and preparation are used
     variant:str='S', # 'XS', 'S', 'M' or 'L'
     weights:str='', # A .weights.h5 file in place of the package's
     stages:str='4', # Stages whose features are joined, separated by commas
     size:int=None, # Side the pictures are brought to, in pixels; default: 32, or a classifier's own
     aspect:str='crop', # What becomes of oblong pictures: 'crop', 'pad' or 'squash'
+    depth:int=0, # Bits of pictures deeper than 8; default: by their largest value
     replace:bool=False, # Write over a file that is there
 ):
     "Write the features of pictures to a file, with their names"
     path, files = to_write(out, '.npz', '.parquet', replace=replace), image_files(images, told=True)
     if not files: raise ValueError(f"no images in {', '.join(images)}: expected image files, or folders of them")
     chosen = split_list(stages, option='--stages')
-    net, preparation = _network_of(classifier, variant, weights, size, aspect)
+    net, preparation = _network_of(classifier, variant, weights, size, aspect, depth)
     run = as_graph(_feature_network(net, chosen), (preparation.size, preparation.size, 3))
     found, names = _file_features(files, run, preparation)
     _write_features(path, found, names)
