@@ -7,7 +7,6 @@ __all__ = ['compare', 'results', 'plot_results', 'few_shot', 'plot_few_shot', 'f
 
 # %% ../nbs/16_comparison.ipynb #1b393a65
 import os, shutil, sys, time
-from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -235,8 +234,8 @@ def _held_out(y, groups, each, seed):
 
 def _encoded(encode, x):
     "Features of images, by a function or a model"
-    call = encode if callable(encode) and not isinstance(encode, keras.Model) else partial(features, encode, stages=(1, 2, 3, 4))
-    found = np.asarray(call(x))
+    plain = callable(encode) and not isinstance(encode, keras.Model)
+    found = np.asarray(encode(x) if plain else features(encode, x, stages=(1, 2, 3, 4)))
     if found.ndim == 2 and len(found) == len(x): return found
     raise ValueError(f"features of the shape {found.shape} for {len(x)} images: expected (images, features)")
 
@@ -280,9 +279,9 @@ def _group_summary(data):
     "Groups, and those with images of several classes: patients may have them, numbers that begin anew in each do, too"
     classes = {}
     for groups, labels in (data.groups_train, data.y_train), (data.groups_test, data.y_test):
-        for group, label in zip(() if groups is None else groups.tolist(), labels): classes.setdefault(group, set()).add(label)
+        for group, label in zip(() if groups is None else groups, labels): classes.setdefault(group, set()).add(label)
     mixed = [group for group, held in classes.items() if len(held) > 1]
-    shown = f', {len(mixed)} of them with pictures of several classes, such as {mixed[0]!r}' if mixed else ''
+    shown = f', {len(mixed)} of them with pictures of several classes, such as {str(mixed[0])!r}' if mixed else ''
     return f'{len(classes)} groups, each in one part{shown}'
 
 def _summary(data, augmented):

@@ -291,8 +291,8 @@ def _filling(x, fill):
         colour = np.broadcast_to(np.asarray(fill, 'float32'), (len(x), 1, 1, x.shape[-1]))
         if (0 <= colour).all() and (colour <= 255).all(): return colour
     except (TypeError, ValueError): pass  # said below
-    raise ValueError(f"fill={fill!r:.60}: expected a number in 0..255, a colour of {x.shape[-1]} of them, or None for the "
-                     "mean colour of each image")
+    raise ValueError(f"fill={fill!r:.60}: expected a number in 0..255, a colour of {x.shape[-1]} such numbers, or None "
+                     "for the mean colour of each image")
 
 # %% ../nbs/20_saliency.ipynb #f7b52891
 def _spans(length, window, stride):

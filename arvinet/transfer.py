@@ -169,7 +169,8 @@ class Settings:
         for name, low, high in ('copies', 1, 10**6), ('train_from', 0, 4), ('seed', 0, 2**31 - 1):
             object.__setattr__(self, name, check_number(name, getattr(self, name), low, high, whole=True))
         check_number('C', self.C, above=True)
-        if ignored := [name for name, default in UNUSED_OPTIONS[self.how].items() if getattr(self, name) not in default]:
+        unused = UNUSED_OPTIONS[self.how]
+        if ignored := [name for name, allowed in unused.items() if getattr(self, name) not in allowed]:
             shown = dict(pretrained='pretrained (--weights)', copies='copies (--copies)')
             given = ', '.join(f'{shown.get(name, name)}={getattr(self, name)!r:.80}' for name in ignored)
             raise ValueError(f"{given}: of no use to {self.how!r} ({METHODS[self.how]}); leave it out")
