@@ -21,11 +21,11 @@ import pandas as pd
 import tensorflow as tf
 from fastcore.basics import patch
 
-from .core import command, in_batches, need_tensorflow, read_json, to_write, write_json
+from .core import as_path, command, in_batches, need_tensorflow, read_json, to_write, warn_caller, write_json
 from .weights import check_arrays, registry, sha256_of
 from .architecture import ArviNet
 from .folders import check_class_names
-from .preparation import Preparation, warn_caller
+from .preparation import Preparation
 
 # %% ../nbs/13_classifier.ipynb #74c658e7
 def as_graph(
@@ -202,7 +202,7 @@ def to_save(
     folder:str|Path, # As the user gave it
 )->Path: # Absolute
     "A folder that a classifier may be saved to, checked before the work begins"
-    folder = Path(folder).expanduser().resolve()
+    folder = as_path(folder, 'folder').resolve()
     near = next(p for p in (folder, *folder.parents) if p.exists())
     if not near.is_dir():
         raise NotADirectoryError(f"{str(near)!r} is a file: expected the name of a folder to save to")
@@ -353,7 +353,7 @@ def _missing(folder, names):
 # %% ../nbs/13_classifier.ipynb #63a09a7b
 def _place(folder):
     "Where the files of a classifier are: in its folder, or in the old one where a swap was cut short"
-    folder = Path(folder).expanduser()
+    folder = as_path(folder, 'folder')
     if folder.name in _FILES: folder = folder.parent
     place = folder.resolve()
     if not place.exists() and _old(place).is_dir(): place = _old(place)

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .core import COLOURS, best_precision, check_number, command, dtype_policy, split_list
+from .core import COLOURS, as_path, best_precision, check_number, command, dtype_policy, split_list
 from .architecture import ArviNet
 from .folders import whole_groups
 from .preparation import ASPECTS
@@ -75,7 +75,7 @@ def compare(
     hows, data = _ways(hows), as_dataset(data)
     check_data(data)
     _check_options(hows, options)
-    places = {how: Path(folder).expanduser()/how if folder else None for how in hows}
+    places = {how: None if folder is None else as_path(folder, 'folder')/how for how in hows}
     if held := [str(p) for p in places.values() if p and not resume and (p.exists() or state_folder(p).exists())]:
         raise FileExistsError(f"{' and '.join(held)} there already: go on by resume=True (--resume), or give another "
                               "folder")
@@ -312,7 +312,7 @@ def _remove(path):
 # %% ../nbs/16_comparison.ipynb #5e85a14d
 def _results_folder(folder, resume, replace, source=''):
     "The command's folder; refuses results of an earlier run, unless they are asked for"
-    out = Path(folder).expanduser()
+    out = as_path(folder, '--folder')
     if resume and replace: raise ValueError("--resume and --replace: expected one of them")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--folder {folder!r} is a file: expected a folder")

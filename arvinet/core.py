@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PALETTE', 'COLOURS', 'replacing', 'write_json', 'read_json', 'program', 'machine', 'keep_row', 'read_rows',
            'read_runs', 'made_by', 'cycles', 'on_gpu', 'wide_vectors', 'matmul_seconds', 'best_precision',
-           'dtype_policy', 'need_tensorflow', 'check_number', 'progress_bar', 'in_batches', 'command', 'quiet',
-           'command_line', 'to_write', 'split_list', 'callable_module']
+           'dtype_policy', 'need_tensorflow', 'check_number', 'as_path', 'warn_caller', 'progress_bar', 'in_batches',
+           'command', 'quiet', 'command_line', 'to_write', 'split_list', 'callable_module']
 
 # %% ../nbs/00_core.ipynb #58ed6b80
 import argparse, json, math, os, platform, signal, subprocess, sys, tempfile, time, types, warnings
@@ -230,6 +230,26 @@ def _range(low, high, above, below):
     if high == math.inf: return start
     return f'{start} to below {high:,}' if below else f'{start} to {high:,}'
 
+# %% ../nbs/00_core.ipynb #104f148a
+def as_path(
+    given:str|Path, # What a user gave; a ~ is expanded
+    name:str='path', # What the message calls it
+)->Path:
+    "A path, or an error that says what was given in its place"
+    if isinstance(given, (str, os.PathLike)) and str(given).strip(): return Path(given).expanduser()
+    wrong = ValueError if isinstance(given, str) else TypeError
+    raise wrong(f"{name}={given!r:.60}: expected a path, as text or Path")
+
+# %% ../nbs/00_core.ipynb #9d3f8562
+def warn_caller(
+    text:str,
+    category=UserWarning, # A class of warnings
+):
+    "Warn, and name the first line outside this package"
+    package, frame, level = os.path.dirname(arvinet.__file__), sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(package): frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
+
 # %% ../nbs/00_core.ipynb #f0be690a
 def progress_bar(
     total:int, # Things to do
@@ -347,6 +367,10 @@ def command_line():
             func = getattr(arvinet, name)
             on_gpu()  # TensorFlow looks for a GPU once, and complains then
     except KeyboardInterrupt: sys.exit(128 + signal.SIGINT)
+    except (ImportError, ValueError) as e:  # Keras raises either for a backend that it cannot have
+        backend = os.environ.get('KERAS_BACKEND', 'tensorflow')
+        _say(name, e if backend == 'tensorflow' else f'{e}; commands need KERAS_BACKEND=tensorflow, here it is {backend!r}')
+        sys.exit(1)
     sys.exit(func.main())
 
 # %% ../nbs/00_core.ipynb #2f59e045
@@ -356,7 +380,7 @@ def to_write(
     replace:bool=True, # May a file that is there be replaced?
 )->Path: # With its folder made
     "A file that is to be written, checked before the work begins"
-    path = Path(out).expanduser()
+    path = as_path(out, 'out')
     if endings and path.suffix not in endings:
         raise ValueError(f"{str(out)!r}: expected a name ending in {' or '.join(endings)}")
     if path.suffix == '.parquet' and not any(map(find_spec, ('pyarrow', 'fastparquet'))):

@@ -20,10 +20,10 @@ from fastcore.basics import patch
 from .catalogue import DATASETS, check_path, local_npz, read_npz
 from .catalogue import CIFAR10_CLASSES, CIFAR100_CLASSES, CIFAR100_SUPERCLASSES  # also here
 from .catalogue import CIFAR100_SUPERCLASS_OF, channel_statistics  # also here
-from .core import check_number
+from .core import as_path, check_number, warn_caller
 from .folders import check_class_names, check_groups, class_files, draw_by_name, file_groups, find_parts
 from .folders import image_files, other_files, whole_groups
-from .preparation import Preparation, gather, read_files, report_broken, warn_caller
+from .preparation import Preparation, gather, read_files, report_broken
 
 # %% ../nbs/07_data.ipynb #e01aa814
 def check_labels(
@@ -356,7 +356,7 @@ def from_folder(
     groups:str|None=None, # Pattern of the patient, plant or video in a path below a class folder: 'patient[0-9]+'
 )->Dataset:
     "A data set from a folder of class folders"
-    root, preparation = Path(root).expanduser(), Preparation(size, aspect, border, mirror, depth)
+    root, preparation = as_path(root, 'root'), Preparation(size, aspect, border, mirror, depth)
     if not root.is_dir(): raise FileNotFoundError(f"no folder {str(root)!r}: expected one with class folders inside")
     report_broken([], 0, errors)
     check_number('test_share', test_share, 0, 1, below=True)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .classifier import Classifier, network_of, open_model
-from .core import PALETTE, check_number, command
+from .core import PALETTE, as_path, check_number, command
 from .data import CIFAR10_CLASSES, CIFAR100_CLASSES
 from .drawing import overlay
 from .folders import image_files
@@ -113,10 +113,10 @@ def explain(
 )->list: # The files written
     "Write a PNG for each picture: where the classifier looks, and its first three choices"
     network, names, preparation = _settings(model, names, size)
-    given = [Path(p).expanduser().resolve() for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
-    paths = image_files(paths, told=True)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    given, paths = [as_path(p).resolve() for p in paths], image_files(paths, told=True)
     if not paths: raise ValueError("no pictures: expected image files, or a folder of them")
-    folder = Path(folder).expanduser()
+    folder = as_path(folder, 'folder')
     if folder.is_dir() and folder.resolve() in given:
         raise ValueError(f"--folder {str(folder)!r} is a folder of the pictures: the PNGs would be read as pictures "
                          "next time; give another --folder")

@@ -20,10 +20,11 @@ from keras import layers
 
 import arvinet
 from .classifier import Classifier, network_of, open_model
-from .core import callable_module, check_number, command, dtype_policy, in_batches, read_json, to_write, write_json
+from .core import as_path, callable_module, check_number, command, dtype_policy, in_batches, read_json, to_write
+from .core import warn_caller, write_json
 from .data import load
 from .layers import BatchNormalization, Conv2D
-from .preparation import RangeWarning, warn_caller
+from .preparation import RangeWarning
 
 # %% ../nbs/17_export.ipynb #e28bc6b9
 def _model_of(model):
@@ -215,7 +216,7 @@ def load_exported(
     format:str|None=None, # A name in `FORMATS`; default by the ending
 )->Callable: # From images (N, height, width, 3), 0..255, to an array of outputs
     "Open an exported file with its own runtime"
-    path = Path(path).expanduser()
+    path = as_path(path)
     format = _format_of(path, format)
     if not path.exists():
         raise FileNotFoundError(f"no file {path.name!r} in {str(path.parent)!r}: give the path of what export wrote")
@@ -370,7 +371,7 @@ def export(
     replace:bool=False, # Write over files that are there
 )->dict: # format, file, bytes, images, largest_difference (relative), same_class (share of images), runtime
     "Write a model for another runtime, run the file there on real images, and compare with Keras"
-    path, tolerance = Path(path).expanduser(), check_number('tolerance', tolerance, above=True)
+    path, tolerance = as_path(path), check_number('tolerance', tolerance, above=True)
     format = _format_of(path, format)
     network, images, about = _source(model, images)
     _target(path, format, about, replace)

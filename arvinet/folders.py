@@ -17,6 +17,8 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .core import as_path
+
 # %% ../nbs/04_folders.ipynb #ac2afb90
 RASTER = dict(PNG='png', JPEG='jpg jpeg jpe jfif', BMP='bmp', DIB='dib', GIF='gif', WEBP='webp', TIFF='tif tiff',
               PPM='ppm pgm pbm pnm', TGA='tga', ICO='ico', JPEG2000='jp2', AVIF='avif', HEIF='heic heif')
@@ -57,7 +59,7 @@ def image_files(
 )->list: # Paths of files, those of a folder in sorted order
     "The image files of a folder; a file that is named stands for itself"
     paths = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    paths = [Path(p).expanduser() for p in paths]
+    paths = [as_path(p) for p in paths]
     if missing := [str(p) for p in paths if not p.exists()]:
         star = '. A * was not expanded: name the folder' if any('*' in p for p in missing) else ''
         star = '. Nothing is downloaded: get the file first' if any(re.match('https?:', p) for p in missing) else star

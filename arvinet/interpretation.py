@@ -19,10 +19,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from .classifier import Classifier, network_of, open_model
-from .core import PALETTE
+from .core import PALETTE, warn_caller
 from .data import Dataset, check_labels
 from .drawing import overlay, picture_sheet
-from .preparation import check_images, warn_caller
+from .preparation import check_images
 from .pretraining import data_digest
 from .saliency import are_probabilities, class_scores, grad_cam, model_inputs
 

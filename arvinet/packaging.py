@@ -17,7 +17,7 @@ import pandas as pd
 
 import arvinet
 from .architecture import VARIANTS, ArviNet, evaluate
-from .core import command, cycles, made_by, read_json, read_runs, to_write, write_json
+from .core import as_path, command, cycles, made_by, read_json, read_runs, to_write, write_json
 from .catalogue import DATASETS
 from .classifier import Classifier
 from .data import Dataset, load
@@ -353,7 +353,7 @@ def hub_folder(
     formats:tuple|str=(), # Also for other runtimes: 'onnx', 'litert'
 )->Path:
     "Write the folder that `keras.saving.load_model` and the hub read"
-    folder, network = Path(folder).expanduser(), stock(model)
+    folder, network = as_path(folder, 'folder'), stock(model)
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     if strange := sorted(set(formats) - set(_formats)):
         raise ValueError(f"formats {', '.join(strange)}: choose of {', '.join(_formats)}")
@@ -412,7 +412,7 @@ def push_to_hub(
     "Send a model folder to the Hugging Face hub"
     need('huggingface_hub', 'The hub', 'hub')
     repo_id, token = _check_repo(repo_id), _clean(token)
-    files = _to_send(Path(folder).expanduser())
+    files = _to_send(as_path(folder, 'folder'))
     rows = {n: dict(bytes=len(data), sha256=sha256(data).hexdigest()) for n, data in files.items()}
     plan = pd.DataFrame.from_dict(rows, orient='index').rename_axis('file')
     if not dry_run: plan.attrs['commit'] = _send(files, repo_id, private, token, endpoint)
@@ -421,7 +421,7 @@ def push_to_hub(
 # %% ../nbs/18_packaging.ipynb #d9201267
 def _is_card(path):
     "Whether a file is a card that was made here"
-    path = Path(path).expanduser()
+    path = as_path(path)
     return path.is_file() and _mark in path.read_text(encoding='utf-8', errors='replace')
 
 # %% ../nbs/18_packaging.ipynb #ba9ac5bd

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .architecture import evaluate
 from .augmentation import batches
 from .checkpoint import Keeper, State, alone_in, check_fits, check_folder, check_room, precision_of, refuse
-from .core import check_number, command, machine, need_tensorflow, program, progress_bar, write_json
+from .core import as_path, check_number, command, machine, need_tensorflow, program, progress_bar, write_json
 from .data import Dataset, load_as_asked
 from .optimizer import renew_statistics
 from .preparation import resize
@@ -45,7 +45,7 @@ def pretrain(
     need_tensorflow('Training')
     recipe, classes = get_recipe(recipe), len(data.class_names)
     name = name or f'pretrain_{recipe.variant.lower()}'
-    folder = Path(folder or Path('checkpoints')/name).expanduser()
+    folder = Path('checkpoints')/name if folder is None else as_path(folder, 'folder')
     _check_data(data, recipe)
     if model is not None: _check_model(model, recipe, classes)
     _check_sitting(stop_after, validate_every)

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .architecture import VARIANTS, ArviNet
 from .augmentation import Augment
-from .core import check_number, dtype_policy
+from .core import as_path, check_number, dtype_policy
 from .optimizer import Muon, Triangle, identity_initialization
 from .weights import find_weights, sha256_of
 
@@ -145,7 +145,7 @@ def get_recipe(
 # %% ../nbs/10_recipe.ipynb #78996361
 def _read_recipe(path):
     "The recipe in a JSON file"
-    path = Path(path).expanduser()
+    path = as_path(path, 'recipe')
     if not path.is_file():
         known = ', '.join(map(repr, RECIPES))
         raise ValueError(f"unknown recipe {str(path)!r}: choose one of {known}, or give the path of a JSON file")

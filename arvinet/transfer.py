@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from .core import callable_module, check_number, dtype_policy, in_batches, machine, program, read_json, write_json
+from .core import as_path, callable_module, check_number, dtype_policy, in_batches, machine, program, read_json, write_json
 from .weights import find_weights
 from .architecture import VARIANTS, ArviNet, pooled_stages, top_k
 from .data import Dataset, load
@@ -326,11 +326,12 @@ def transfer(
         given = ', '.join(f'{name}={value!r}' for name, value in changes.items())
         raise ValueError(f"{given}: 'frozen' fits a head alone, without epochs or a recipe; leave it out, or "
                          "take another method")
+    folder = None if folder is None else as_path(folder, 'folder')
     if folder and isinstance(source, (str, Path)) and lies_in(folder, source):
         raise ValueError(f"folder={str(folder)!r} lies in the folder of pictures {str(source)!r}, where its files "
                          "would become a class: give a folder outside of it")
     check_number('validate_every', validate_every, 1, whole=True)
-    recipe, folder = plan(data, how, variant, seed=seed, **changes), folder and Path(folder).expanduser()
+    recipe = plan(data, how, variant, seed=seed, **changes)
     asked = settings.recorded(data, recipe)
     if folder and (done := _finished(folder, asked, resume)): return done
     precision = precision_of(state_folder(folder) if folder else None, precision)
