@@ -369,7 +369,7 @@ def command_line():
     except KeyboardInterrupt: sys.exit(128 + signal.SIGINT)
     except (ImportError, ValueError) as e:  # Keras raises either for a backend that it cannot have
         backend = os.environ.get('KERAS_BACKEND', 'tensorflow')
-        _say(name, e if backend == 'tensorflow' else f'{e}; commands need KERAS_BACKEND=tensorflow, here it is {backend!r}')
+        _say(name, e if backend == 'tensorflow' else f'{e}; KERAS_BACKEND is {backend!r}, commands need tensorflow')
         sys.exit(1)
     sys.exit(func.main())
 

@@ -393,8 +393,8 @@ def read_files(
                 broken.append((path, _reasons.get(type(e)) or str(e) or type(e).__name__))
             bar.update()
     if several:
-        warn_caller(f"{len(several)} files hold several pictures, such as frames or pages, of which the first was read: "
-                    f"{', '.join(several[:5])}; save the others as files of their own if you need them")
+        warn_caller(f"{len(several)} files hold several pictures, such as frames or pages, and the first of each was "
+                    f"read: {', '.join(several[:5])}; save the others as files of their own if you need them")
     return x[:len(kept)], np.array(kept, int), broken
 
 # %% ../nbs/05_preparation.ipynb #892734a0

@@ -72,7 +72,7 @@ def main(
     "Run a notebook with the slow cells that name a record; keep the outputs of all cells that ran"
     path = Path(notebook).resolve()
     if path.is_dir() and name == 'check': return check_all(path)
-    if not path.is_file(): sys.exit(f'rerun: no file {notebook!r}: give the path of a notebook, as nbs/07_data.ipynb')
+    if not path.is_file(): sys.exit(f'rerun: no file {notebook!r}: give the path of a notebook, as nbs/08_data.ipynb')
     nb = read_nb(path)
     wanted = wanted_cells(nb, name)
     if not wanted:
