@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image
 
 import arvinet
-from .core import quiet
+from .core import progress_bar, quiet
 
 # %% ../nbs/07_catalogue.ipynb #8285e39e
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -124,12 +124,44 @@ def _caltech20(name):
     x_train, x_test = (part.reshape(-1, 32, 32, 3) for part in (tiles[:, :20], tiles[:, 20:]))
     return dict(x_train=x_train, y_train=np.repeat(range(20), 20), x_test=x_test, y_test=np.repeat(range(20), 55))
 
+# %% ../nbs/07_catalogue.ipynb #08101735
+def _tiny_names(folder, ids):
+    "The first word for each class id; the id is added where two classes have the same word"
+    lines = (line.split('\t') for line in (folder/'words.txt').read_text(encoding='utf-8').splitlines())
+    word = {key: words.split(',')[0].strip() for key, words in lines}
+    found = [word.get(key, key) for key in ids]
+    return tuple(w if found.count(w) == 1 else f'{w} ({key})' for w, key in zip(found, ids))
+
+# %% ../nbs/07_catalogue.ipynb #32d3b0d9
+def _pixels(paths):
+    "Image files of one size as RGB, (N, H, W, 3)"
+    with progress_bar(len(paths), 'files') as bar:
+        def read(path):
+            bar.update()
+            with Image.open(path, formats=['JPEG', 'PNG']) as image: return np.asarray(image.convert('RGB'))
+        return np.stack([read(path) for path in paths])
+
+# %% ../nbs/07_catalogue.ipynb #cf86ad76
+def _tinyimagenet(name):
+    "Tiny-ImageNet from its folder, or from tinyimagenet.npz"
+    if local := local_npz(name): return read_npz(local)
+    folder = Path(os.environ.get('ARVINET_DATA') or os.devnull).expanduser()/'tiny-imagenet-200'
+    if missing := [f for f in ('train', 'val/val_annotations.txt', 'words.txt') if not (folder/f).exists()]:
+        raise FileNotFoundError(f"no {missing[0]!r} in {str(folder)!r}: unpack tiny-imagenet-200.zip (Stanford's CS231n) "
+                                "into the folder that ARVINET_DATA names")
+    ids = sorted(p.name for p in (folder/'train').iterdir() if p.is_dir())
+    train = [(p, k) for k, key in enumerate(ids) for p in sorted((folder/'train'/key/'images').iterdir())]
+    lines = [line.split('\t') for line in (folder/'val/val_annotations.txt').read_text().splitlines()]
+    val = [(folder/'val'/'images'/file, ids.index(key)) for file, key, *_ in lines]
+    (x, y), (x_test, y_test) = ((_pixels([p for p, _ in part]), np.array([k for _, k in part])) for part in (train, val))
+    return dict(x_train=x, y_train=y, x_test=x_test, y_test=y_test, class_names=_tiny_names(folder, ids))
+
 # %% ../nbs/07_catalogue.ipynb #fa0c4cbc
 @dataclass(frozen=True)
 class NamedSet:
     "A data set that `load` knows by name"
     title:str # What papers call it
-    class_names:tuple # In the order of the labels
+    class_names:tuple # In the order of the labels; () where `read` gives them
     read:object # From the name to a dict of x_train, y_train and, for a set with a test part, x_test, y_test
     terms:str # Who made it, and its licence
     hub_id:str|None=None # On the Hugging Face hub
@@ -147,6 +179,8 @@ DATASETS = dict(
                     mirror=False),
     mnist=NamedSet('MNIST', _digits, _published, 'LeCun & Cortes 1998, CC BY-SA 3.0', 'ylecun/mnist',
                    mirror=False, border=2),
+    tinyimagenet=NamedSet('Tiny-ImageNet-200', (), _tinyimagenet,
+                          'Stanford CS231n 2015, from ImageNet: for non-commercial research', 'zh-plus/tiny-imagenet'),
     cifar10=NamedSet('CIFAR-10', CIFAR10_CLASSES, _published, _unstated, 'uoft-cs/cifar10'),
     cifar100=NamedSet('CIFAR-100', CIFAR100_CLASSES, _published, _unstated, 'uoft-cs/cifar100',
                       superclass_names=tuple(CIFAR100_SUPERCLASSES), superclass_of=CIFAR100_SUPERCLASS_OF))
