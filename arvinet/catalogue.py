@@ -147,13 +147,14 @@ def _tinyimagenet(name):
     if local := local_npz(name): return read_npz(local)
     folder = Path(os.environ.get('ARVINET_DATA') or os.devnull).expanduser()/'tiny-imagenet-200'
     if missing := [f for f in ('train', 'val/val_annotations.txt', 'words.txt') if not (folder/f).exists()]:
-        raise FileNotFoundError(f"no {missing[0]!r} in {str(folder)!r}: unpack tiny-imagenet-200.zip (Stanford's CS231n) "
-                                "into the folder that ARVINET_DATA names")
+        raise FileNotFoundError(f"no {missing[0]!r} in {str(folder)!r}: unpack tiny-imagenet-200.zip (Stanford's "
+                                "CS231n) into the folder that ARVINET_DATA names")
     ids = sorted(p.name for p in (folder/'train').iterdir() if p.is_dir())
     train = [(p, k) for k, key in enumerate(ids) for p in sorted((folder/'train'/key/'images').iterdir())]
     lines = [line.split('\t') for line in (folder/'val/val_annotations.txt').read_text().splitlines()]
     val = [(folder/'val'/'images'/file, ids.index(key)) for file, key, *_ in lines]
-    (x, y), (x_test, y_test) = ((_pixels([p for p, _ in part]), np.array([k for _, k in part])) for part in (train, val))
+    def arrays(part): return _pixels([p for p, _ in part]), np.array([k for _, k in part])
+    (x, y), (x_test, y_test) = map(arrays, (train, val))
     return dict(x_train=x, y_train=y, x_test=x_test, y_test=y_test, class_names=_tiny_names(folder, ids))
 
 # %% ../nbs/07_catalogue.ipynb #fa0c4cbc

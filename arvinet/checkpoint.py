@@ -15,6 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import best_precision, replacing, write_json
+from .layers import all_layers
 
 # %% ../nbs/12_checkpoint.ipynb #77b6e392
 class State:
@@ -208,7 +209,7 @@ def _row(self:Keeper, epoch, logs, seconds):
 # %% ../nbs/12_checkpoint.ipynb #a2e06db6
 def _precision_in(model):
     "The precision that a network computes in"
-    low = {l.compute_dtype for l in model._flatten_layers()} & {'bfloat16', 'float16'}
+    low = {l.compute_dtype for l in all_layers(model)} & {'bfloat16', 'float16'}
     return f'mixed_{min(low)}' if low else 'float32'
 
 # %% ../nbs/12_checkpoint.ipynb #61922d5b

@@ -23,7 +23,7 @@ from .classifier import Classifier, network_of, open_model
 from .core import as_path, callable_module, check_number, command, dtype_policy, in_batches, read_json, to_write
 from .core import warn_caller, write_json
 from .data import load
-from .layers import BatchNormalization, Conv2D
+from .layers import BatchNormalization, Conv2D, all_layers
 from .preparation import RangeWarning
 
 # %% ../nbs/18_export.ipynb #e28bc6b9
@@ -55,7 +55,7 @@ def _stock_layer(layer):
 # %% ../nbs/18_export.ipynb #c3cd9eec
 def _all_stock(copy):
     "Raise if a layer was out of reach; forget optimizers and losses, which are of no use in a copy"
-    inside = copy._flatten_layers(include_self=False)  # also those that sit inside other layers
+    inside = all_layers(copy)
     left = [l.name for l in inside if type(l) in _stock_layers or (l.weights and l.compute_dtype != 'float32')]
     if left:
         raise ValueError(f"layers {', '.join(map(repr, left[:3]))} sit inside another layer, such as TimeDistributed, "

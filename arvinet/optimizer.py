@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from fastcore.basics import patch
 
+from .layers import all_layers
+
 # %% ../nbs/10_optimizer.ipynb #6e18984e
 def _polynomial(gram, steps):
     "The product of all Newton-Schulz steps, as a polynomial of the Gram matrix"
@@ -131,7 +133,7 @@ def renew_statistics(
     images, # Batches of images (N, H, W, 3) as the network takes them, such as a list or a `tf.data.Dataset`
 )->keras.Model: # The same
     "Compute the moving means and variances of trainable batch norms again, each as the mean over batches"
-    norms = [l for l in model._flatten_layers() if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
+    norms = [l for l in all_layers(model) if isinstance(l, keras.layers.BatchNormalization) and l.trainable]
     found, momenta = [v for l in norms for v in (l.moving_mean, l.moving_variance)], [l.momentum for l in norms]
     compiled, mean = tf.function(model, reduce_retracing=True), [np.zeros(v.shape) for v in found]
     try:

@@ -24,6 +24,7 @@ from .classifier import Classifier, network_of, open_model
 from .core import PALETTE, in_batches, need_tensorflow
 from .data import check_labels
 from .drawing import picture_sheet
+from .layers import all_layers
 from .preparation import check_images
 
 # %% ../nbs/21_saliency.ipynb #d2dfefa8
@@ -158,7 +159,7 @@ def _reporting(twin, layer, other):
 # %% ../nbs/21_saliency.ipynb #d5d350fe
 def _layers_named(model, name):
     "The layers of a model with a name, or at the end of a stage"
-    inside = list(model._flatten_layers(include_self=False))
+    inside = all_layers(model)
     pattern = rf'{name}_block\d+_relu2' if re.fullmatch(r'stage[1-4]', name) else re.escape(name)
     found = [layer for layer in inside if re.fullmatch(pattern, layer.name)]
     last = max((layer.name for layer in found), default=None)
@@ -178,7 +179,7 @@ def find_layer(
     if len(found) == 1: return found[0]
     if found:
         raise ValueError(f"{model.name!r} has {len(found)} layers named {found[0].name!r}: give the layer itself")
-    names = ', '.join(layer.name for layer in [*model._flatten_layers(include_self=False)][-6:])
+    names = ', '.join(layer.name for layer in all_layers(model)[-6:])
     raise ValueError(f"{model.name!r} has no layer {layer!r}: give 'stage1' to 'stage4' of an ArviNet, or the name of "
                      f"one of its layers; its last are {names or 'none'}")
 
@@ -427,7 +428,7 @@ def first_filters(
 )->np.ndarray: # (filters, height, width, 3), float32
     "The kernels of the first convolution"
     model = _network(open_model(model))
-    for layer in model._flatten_layers(include_self=False):
+    for layer in all_layers(model):
         kernel = getattr(layer, 'kernel', None)
         if isinstance(layer, keras.layers.Conv2D) and kernel.shape[2] == 3: return kernel.numpy().transpose(3, 0, 1, 2)
     raise ValueError(f"{model.name!r} has no convolution of 3 channels: expected a network for RGB images")
