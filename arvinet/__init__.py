@@ -25,6 +25,7 @@ _homes = {  # module: the names that `from arvinet import NAME` finds in it
     'features': ['arvinet_features'],
     'transfer': [],
     'comparison': ['arvinet_transfer', 'compare', 'feature_probes', 'few_shot'],
+    'quantisation': [],
     'export': ['arvinet_export', 'load_exported', 'stock'],
     'packaging': ['arvinet_card', 'model_card', 'push_to_hub'],
     'drawing': [],
