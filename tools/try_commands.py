@@ -85,13 +85,16 @@ def try_explanations(photos):
     run('arvinet_explain', 'transfer/finetune', photos/'flower'/'00.jpg', photos/'temple'/'01.png', '--folder', 'maps')
     must_be(len(list(Path('maps').glob('*.png'))), 2, 'maps')
 
-def try_export(installed):
-    "Every format, where its runtime is installed"
+def try_export(installed, photos):
+    "Every format, where its runtime is installed, and 8 bits"
     for format, name in dict(onnx='m.onnx', litert='m.tflite', openvino='m.xml').items():
         words = 'arvinet_s_cifar100', name, '--format', format, '--top'
         if installed: print(run('arvinet_export', *words).strip())
         else: must_fail('arvinet_export', *words, says='pip install')
         must_be(Path(name).exists(), installed, f'{name} is there')
+    if not installed: return
+    run('arvinet_transfer', '--data', photos, '--how', 'frozen', '--folder', 'to_export')
+    print(run('arvinet_export', 'to_export/frozen', 'int8.onnx', '--int8', photos).strip())
 
 def try_card(installed):
     "A model card from this project's records"
@@ -113,7 +116,7 @@ def main(choice=''):
             try_transfer(photos)
             try_features(photos)
             try_explanations(photos)
-        try_export(bool(choice))
+        try_export(bool(choice), photos)
         try_card(bool(choice))
         os.chdir(checkout)
 
