@@ -290,10 +290,15 @@ def _summary(data, augmented):
     return f'{data}\n{side} × {side} pixels; oblong pictures: {oblong}; mirror images: {mirrored}{groups}{alone}'
 
 # %% ../nbs/17_comparison.ipynb #bd067a98
+def _is_result(path):
+    "Is there a file, or a folder that a classifier or a state lies in? Other folders of these names are not ours"
+    ours = 'classifier.json', 'state.npz', 'run.lock', 'asked.json'
+    return path.is_file() or any((path/name).exists() for name in ours)
+
 def _earlier(out):
     "Files and folders that an earlier run of the command left"
     names = [*METHODS, *(state_folder(Path(how)).name for how in METHODS), 'table.csv', 'figure.png']
-    return [out/name for name in names if (out/name).exists()]
+    return [out/name for name in names if _is_result(out/name)]
 
 # %% ../nbs/17_comparison.ipynb #77aa01cd
 def _remove(path):
