@@ -134,7 +134,8 @@ def near_duplicates(
 )->pd.DataFrame: # Columns a, b (indices) and likeness, most alike first
     "Pairs of images whose features are almost the same"
     if not 0 <= above <= 1: raise ValueError(f"above={above}: expected a likeness from 0 to 1, such as 0.95")
-    search, centred = _cosine_search(a if b is None else b, np.mean(a, 0, dtype='float32'), radius=1 - above)
+    larger = a if b is None or len(a) >= len(b) else b  # a few queries have no mean worth taking away
+    search, centred = _cosine_search(a if b is None else b, np.mean(larger, 0, dtype='float32'), radius=1 - above)
     pairs = _table(*search.radius_neighbors(centred(a)))
     if b is None: pairs = pairs[pairs.a < pairs.b]
     return pairs.sort_values('likeness', ascending=False, kind='stable', ignore_index=True)
